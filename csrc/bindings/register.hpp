@@ -1,0 +1,9 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastconv {
+
+void register_types(pybind11::module_& m);
+
+}  // namespace fastconv

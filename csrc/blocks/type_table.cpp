@@ -1,0 +1,54 @@
+#include "blocks/type_table.hpp"
+
+#include <array>
+#include <limits>
+
+namespace fastconv {
+namespace {
+
+constexpr double kF32Max = std::numeric_limits<float>::max();
+constexpr double kF16Max = 65504.0;
+// The largest f32 that rounds to a finite bf16: 0x7F7F7FFF.
+constexpr double kBf16Max = 3.3961774292304601e+38;
+
+// max_abs of a block type is where its f16 scale or min reaches kF16Max: |d| = max / -8 for q4_0, max / -16 for q5_0,
+// max / 127 for q8_0; the min itself for q4_1 and q5_1; for q6_k the super-scale is at most max / 128 of a sub-scale.
+constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
+    {"f32", 0, 1, 4, kF32Max, true},
+    {"f16", 1, 1, 2, kF16Max, true},
+    {"bf16", 30, 1, 2, kBf16Max, true},
+    {"f64", 28, 1, 8, 0, true},
+    {"f8_e4m3", -1, 1, 1, 0, true},
+    {"f8_e5m2", -1, 1, 1, 0, true},
+    {"q8_0", 8, 32, 34, 127 * kF16Max, true},
+    {"q5_1", 7, 32, 24, kF16Max, true},
+    {"q5_0", 6, 32, 22, 16 * kF16Max, true},
+    {"q4_1", 3, 32, 20, kF16Max, true},
+    {"q4_0", 2, 32, 18, 8 * kF16Max, true},
+    {"q6_k", 14, 256, 210, 32 * kF16Max, true},
+    {"q4_0_v1", -1, 32, 20, kF32Max, true},
+    {"q4_1_v1", -1, 32, 24, kF32Max / 2, true},
+    {"q5_0_v1", -1, 32, 22, 16 * kF16Max, true},
+    {"q5_1_v1", -1, 32, 24, kF16Max, true},
+    {"q8_0_v1", -1, 32, 36, kF32Max, true},
+    {"q4_0_v2", -1, 32, 20, kF32Max, true},
+    {"q4_1_v2", -1, 32, 24, kF32Max / 2, true},
+    {"i8", 24, 1, 1, 0, false},
+    {"i16", 25, 1, 2, 0, false},
+    {"i32", 26, 1, 4, 0, false},
+    {"i64", 27, 1, 8, 0, false},
+    {"u8", -1, 1, 1, 0, false},
+    {"bool", -1, 1, 1, 0, false},
+}};
+
+}  // namespace
+
+const TypeInfo& type_info(Type type) { return kTypes[static_cast<size_t>(type)]; }
+
+Type type_from_name(std::string_view name) {
+  for (size_t i = 0; i < kTypeCount; ++i)
+    if (kTypes[i].name == name) return static_cast<Type>(i);
+  return Type::count;
+}
+
+}  // namespace fastconv

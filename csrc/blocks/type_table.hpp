@@ -1,0 +1,43 @@
+// The one table of element and block types: name, ggml id, size, range. Everything else looks types up here.
+// A row states facts of the format; the code that encodes and decodes a type is found through isa/kernel_table.hpp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace fastconv {
+
+enum class Type : uint8_t {
+  f32, f16, bf16, f64, f8_e4m3, f8_e5m2,
+  q8_0, q5_1, q5_0, q4_1, q4_0, q6_k,
+  // Blocks of the files that llama.cpp wrote before GGJT v3; source: llama.cpp pull requests 1405 and 1508 (May 2023).
+  q4_0_v1, q4_1_v1, q5_0_v1, q5_1_v1, q8_0_v1, q4_0_v2, q4_1_v2,
+  // Held by checkpoints, never converted.
+  i8, i16, i32, i64, u8, boolean,
+  count
+};
+
+inline constexpr size_t kTypeCount = static_cast<size_t>(Type::count);
+
+struct TypeInfo {
+  std::string_view name;  // as spelled on the command line and in Python
+  int ggml_type;          // id in GGUF and GGJT tensor records, -1: never stored there by today's ggml
+  int block_size;         // elements
+  int block_bytes;
+  double max_abs;         // a finite element no larger than this never overflows the type; 0: cannot be encoded
+  bool decodes;           // to f32
+};
+
+const TypeInfo& type_info(Type type);
+
+// Type::count where no type has that name.
+Type type_from_name(std::string_view name);
+
+// Bytes of `n` elements, a multiple of block_size.
+inline int64_t row_bytes(Type type, int64_t n) {
+  const TypeInfo& info = type_info(type);
+  return n / info.block_size * info.block_bytes;
+}
+
+}  // namespace fastconv

@@ -1,0 +1,47 @@
+// The kernels of one instruction set as plain function pointers, and the choice among the sets this machine can run.
+// The engine calls kernels only through this table; it never knows which instruction set runs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "blocks/type_table.hpp"
+
+namespace fastconv {
+
+// n is a multiple of the type's block_size. Neither side need be aligned.
+using DecodeFn = void (*)(const void* src, float* dst, int64_t n);
+using EncodeFn = void (*)(const float* src, void* dst, int64_t n);
+
+struct KernelTable {
+  std::string_view name;  // baseline, avx2, avx512, neon
+  std::array<DecodeFn, kTypeCount> decode;  // nullptr where type_info().decodes is false
+  std::array<EncodeFn, kTypeCount> encode;  // nullptr where type_info().max_abs is 0
+
+  // The largest magnitude in x[0..n); NaN if any element is NaN; +infinity if any is infinite and none is NaN.
+  float (*max_abs)(const float* x, int64_t n);
+
+  // rows[i][j] += scale * sum over r = 0 .. rank-1, in that order, of b[i][r] * a[r][j], all in f32, every product and
+  // sum rounded on its own. rows: n_rows x n_cols with row_stride; b: n_rows x rank, contiguous; a: rank x n_cols with
+  // a_stride.
+  void (*lora_add)(float* rows, int64_t row_stride, int64_t n_rows, int64_t n_cols, const float* b, const float* a,
+                   int64_t a_stride, int64_t rank, float scale);
+
+  // The sum of squares of x[0..n) in f64, in one order fixed for all instruction sets (see the definition).
+  double (*sum_of_squares)(const float* x, int64_t n);
+};
+
+// The names this build holds and this machine can run, best first.
+std::vector<std::string_view> runnable_isas();
+
+// The table in use: the best runnable one, or the one that FASTCONV_ISA names. Throws std::invalid_argument, with the
+// choices, if FASTCONV_ISA names one that is unknown or not runnable here.
+const KernelTable& kernels();
+
+// The table of one instruction set, for tests. Throws like kernels().
+const KernelTable& kernels(std::string_view isa);
+
+}  // namespace fastconv

@@ -1,0 +1,102 @@
+"""The compiled core: kernels and the streaming engine. Types are named by strings; shapes are rows x columns."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+class TypeInfo:
+    """One row of the type table. block_size in elements; ggml_type -1: not stored by today's ggml."""
+
+    name: str
+    ggml_type: int
+    block_size: int
+    block_bytes: int
+    max_abs: float
+    decodes: bool
+    encodes: bool
+
+def types() -> list[TypeInfo]: ...
+def isas() -> list[str]:
+    """Instruction sets of this build that this machine can run, best first."""
+
+def isa() -> str:
+    """The instruction set in use. Raises ValueError if FASTCONV_ISA names one that cannot be."""
+
+class Piece:
+    def __init__(
+        self,
+        storage: int | np.ndarray,
+        type: str,
+        offset: int,
+        row_stride: int,
+        col_stride: int,
+        row: int,
+        n_rows: int,
+        col: int,
+        n_cols: int,
+    ) -> None:
+        """storage: a file descriptor (duplicated and mapped), or a C-contiguous array (kept alive).
+
+        Raises ValueError where an element lies outside the storage.
+        """
+
+class Source:
+    def __init__(self, n_rows: int, n_cols: int, pieces: Sequence[Piece], rows: np.ndarray | None = None) -> None: ...
+
+class Delta:
+    def __init__(self, b: Source, a: Source, scale: float, magnitude: Source | None = None) -> None: ...
+
+class Output:
+    def __init__(self, file: int, type: str, offset: int) -> None: ...
+
+class Job:
+    def __init__(self, name: str, source: Source, deltas: Sequence[Delta], outputs: Sequence[Output]) -> None: ...
+
+class DeltaStats:
+    """What the deltas of one job did: |dW| and |W|, Frobenius norms in f64 before the types round."""
+
+    delta_norm: float
+    base_norm: float
+
+class Run:
+    """A conversion under way in native threads."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        files: Sequence[int],
+        threads: int,
+        nonfinite: str = "error",
+        tile_bytes: int = 0,
+        isa: str = "",
+    ) -> None:
+        """files: descriptors open for writing. Starts at once. tile_bytes 0: the default."""
+
+    def wait(self, seconds: float) -> bool:
+        """True once all is done; the GIL is released meanwhile.
+
+        Raises NonFinite(job index, row, column, value) as ValueError-like `_native.NonFiniteValue`, and OSError for a
+        failed read or write.
+        """
+
+    def cancel(self) -> None:
+        """Stops within a tile and joins the threads."""
+
+    @property
+    def bytes_done(self) -> int:
+        """Input bytes (base tensors) consumed so far."""
+
+    def delta_stats(self) -> list[DeltaStats | None]:
+        """Per job, once done; None where a job has no delta."""
+
+class NonFiniteValue(Exception):
+    """args: (job index, row, column, value, type name)."""
+
+def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) decoded to float32."""
+
+def quantize(x: np.ndarray, type: str, threads: int = 1, isa: str = "") -> np.ndarray:
+    """x: float32 (n_rows, n_cols), C-contiguous -> uint8 (n_rows, row bytes)."""
+
+def dequantize(blocks: np.ndarray, type: str, threads: int = 1, isa: str = "") -> np.ndarray:
+    """blocks: uint8 (n_rows, row bytes), C-contiguous -> float32 (n_rows, n_cols)."""

@@ -1,0 +1,43 @@
+"""Hyperparameters under one set of names, whatever file they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """kind: "linear", "yarn", "llama3" or "longrope"; parameters: the rest of the source's rope scaling, by HF's keys."""
+
+    kind: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """Sizes in elements. n_vocab: rows of the embedding. norm_eps: RMSNorm epsilon. rope_base: theta."""
+
+    n_vocab: int
+    n_ctx: int
+    n_embd: int
+    n_ff: int
+    n_layer: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    norm_eps: float
+    rope_base: float
+    rope_scaling: RopeScaling | None = None
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    n_mult: int | None = None  # Meta's multiple_of, where the source states it
+
+    @property
+    def n_embd_q(self) -> int:
+        return self.n_head * self.head_dim
+
+    @property
+    def n_embd_kv(self) -> int:
+        return self.n_head_kv * self.head_dim

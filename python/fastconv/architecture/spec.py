@@ -1,0 +1,62 @@
+"""What an architecture is: a table of tensors. Adding one is adding a table (see llama.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastconv.architecture.hparams import Hyperparameters
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRule:
+    """One kind of tensor. Names hold {layer} where the tensor stands once per layer.
+
+    hf: canonical name. meta: name in Meta checkpoints and GGJT files. shape: attribute names of Hyperparameters, output
+    dimension first. rope_heads: attribute with the number of heads whose rows Meta, GGML and GGUF interleave, None where
+    all formats share one row order. join: axis along which Meta's model-parallel parts are put together, None: parts
+    repeat it. when: the tensor exists in models for which this attribute is true. tied_to: canonical name of the tensor
+    that stands in for it in models with tied embeddings.
+    """
+
+    hf: str
+    meta: str
+    shape: tuple[str, ...]
+    rope_heads: str | None = None
+    join: int | None = None
+    when: str | None = None
+    tied_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArchitectureSpec:
+    """A family. name: as in GGUF's general.architecture. hf_classes: values of config.json's "architectures".
+
+    rules: in the order convert.py of 2023 wrote them. ignored: source names (full-match regular expressions) that hold
+    nothing a converted model needs, such as rope frequencies. hyperparameters: config.json -> Hyperparameters.
+    """
+
+    name: str
+    hf_classes: tuple[str, ...]
+    rules: tuple[TensorRule, ...]
+    ignored: tuple[str, ...]
+    hyperparameters: Callable[[dict[str, Any]], Hyperparameters]
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalModel:
+    """The hub of every conversion: Hugging Face names and row order, whatever the source was.
+
+    tensors: complete and of the right shapes, in source order; lm_head.weight is absent from tied models. directory:
+    where tokenizer files and the model card are. config: the source's config.json, {} if it had none. source_names: what
+    the source called each tensor.
+    """
+
+    spec: ArchitectureSpec
+    hparams: Hyperparameters
+    tensors: dict[str, LazyTensor]
+    directory: str
+    config: dict[str, Any]
+    source_names: dict[str, str]

@@ -1,0 +1,27 @@
+"""What every reader returns: lazy tensors by source name, and the files beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An opened source; no tensor data has been read.
+
+    path: what the user named, a directory or file. directory: where config and tokenizer files are looked for. format:
+    "safetensors", "torch", "gguf", "ggjt" (the whole GGML family). files: every tensor file, in order. tensors: by name
+    as stored, in the order of the files. config: config.json or params.json, {} if there is none. metadata: what the
+    format itself holds beside tensors (GGUF key-values, safetensors __metadata__, the GGJT header), by its own keys.
+    """
+
+    path: str
+    directory: str
+    format: str
+    files: tuple[str, ...]
+    tensors: dict[str, LazyTensor]
+    config: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)

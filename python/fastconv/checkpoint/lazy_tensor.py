@@ -1,0 +1,213 @@
+"""A tensor whose bytes stay in their file until its tile is converted, and the views that rename and rearrange it.
+
+Every view is a new description: nothing is read or copied. Views compose, and a view that undoes another leaves the
+original description behind, so that Meta -> canonical -> GGUF is the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv.checkpoint.storage import FileStorage, Storage
+
+if TYPE_CHECKING:
+    from fastconv import _native
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A strided rectangle of one storage, and where it stands in the tensor's stored matrix.
+
+    type: element or block type name. offset: bytes from the storage's start to element (0, 0). row_stride, col_stride:
+    elements (for block types col_stride is 1 and row_stride a multiple of the block). row, col: place of element (0, 0)
+    in the stored matrix; n_rows, n_cols: extent.
+    """
+
+    storage: Storage
+    type: str
+    offset: int
+    row_stride: int
+    col_stride: int
+    row: int
+    n_rows: int
+    col: int
+    n_cols: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LazyTensor:
+    """A named tensor that is drawn, row by row, from pieces of storages.
+
+    shape: logical shape, output dimension first as in NumPy. n_rows, n_cols: the same elements as a matrix; a 1-D tensor
+    is one row, or one column once its elements have been rearranged. rows: row r is stored row rows[r]; None: all stored
+    rows in order. dtype: the type name of the pieces (of the first, should they differ).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    n_rows: int
+    n_cols: int
+    pieces: tuple[Piece, ...]
+    rows: np.ndarray | None = None
+
+    @classmethod
+    def stored(
+        cls,
+        name: str,
+        dtype: str,
+        shape: Sequence[int],
+        storage: Storage,
+        offset: int,
+        strides: Sequence[int] | None = None,
+    ) -> LazyTensor:
+        """A tensor at `offset` bytes of `storage`; strides in elements, default: contiguous.
+
+        Leading dimensions of a tensor with more than two are folded into rows, which needs them to be contiguous among
+        themselves: raises ValueError otherwise. The caller has checked that all elements lie inside the storage.
+        """
+        shape = tuple(shape)
+        n_cols = shape[-1] if shape else 1
+        n_rows = math.prod(shape[:-1])
+        if strides is None:
+            row_stride, col_stride = n_cols, 1
+        else:
+            strides = tuple(strides)
+            col_stride = strides[-1] if shape else 1
+            row_stride = strides[-2] if len(shape) > 1 else n_cols
+            for dim in range(len(shape) - 2):
+                if shape[dim] > 1 and strides[dim] != strides[dim + 1] * shape[dim + 1]:
+                    raise ValueError(f"{name}: strides {strides} of shape {shape} do not fold into rows")
+        piece = Piece(storage, dtype, offset, row_stride, col_stride, 0, n_rows, 0, n_cols)
+        return cls(name, dtype, shape, n_rows, n_cols, (piece,))
+
+    def renamed(self, name: str) -> LazyTensor:
+        return replace(self, name=name)
+
+    def with_rows(self, index: np.ndarray) -> LazyTensor:
+        """Row r of the view is row index[r] of this tensor (for a 1-D tensor: element). index: (n,) integers."""
+        matrix = self._as_column() if len(self.shape) == 1 else self
+        rows = np.asarray(index if matrix.rows is None else matrix.rows[index], dtype=np.int64)
+        n_stored = max(piece.row + piece.n_rows for piece in matrix.pieces)
+        identity = len(rows) == n_stored and np.array_equal(rows, np.arange(n_stored))
+        shape = (len(rows), *self.shape[1:]) if len(self.shape) <= 2 else (len(rows), self.n_cols)
+        view = replace(matrix, shape=shape, n_rows=len(rows), rows=None if identity else rows)
+        return view._as_row() if identity and len(shape) == 1 else view
+
+    def transposed(self) -> LazyTensor:
+        """The transpose of a 2-D tensor. Raises ValueError for other ranks and for rearranged rows."""
+        if len(self.shape) != 2 or self.rows is not None:
+            raise ValueError(f"{self.name}: only a 2-D tensor with its rows in order can be transposed")
+        pieces = tuple(
+            replace(
+                p,
+                row_stride=p.col_stride,
+                col_stride=p.row_stride,
+                row=p.col,
+                n_rows=p.n_cols,
+                col=p.row,
+                n_cols=p.n_rows,
+            )
+            for p in self.pieces
+        )
+        return replace(
+            self, shape=self.shape[::-1], n_rows=self.n_cols, n_cols=self.n_rows, pieces=pieces
+        )
+
+    @classmethod
+    def joined(cls, name: str, parts: Sequence[LazyTensor], axis: int) -> LazyTensor:
+        """Parts put one after the other along rows (axis 0) or columns (axis 1). Parts of axis 1 have their rows in order.
+
+        Raises ValueError if the parts do not fit together.
+        """
+        first = parts[0]
+        if len(first.shape) == 1 and axis == 0:
+            parts = [part._as_column() for part in parts]
+        other = 1 - axis
+        if any((p.n_rows, p.n_cols)[other] != (first.n_rows, first.n_cols)[other] for p in parts if p.shape[1:]):
+            raise ValueError(f"{name}: parts of shapes {[p.shape for p in parts]} do not join along axis {axis}")
+        pieces: list[Piece] = []
+        rows: list[np.ndarray] = []
+        at_row = at_col = 0
+        for part in parts:
+            if axis == 1 and part.rows is not None:
+                raise ValueError(f"{name}: a part with rearranged rows cannot be joined along columns")
+            pieces += [replace(p, row=p.row + at_row, col=p.col + at_col) for p in part.pieces]
+            n_stored = max(p.row + p.n_rows for p in part.pieces)
+            rows.append((np.arange(n_stored) if part.rows is None else part.rows) + at_row)
+            if axis == 0:
+                at_row += n_stored
+            else:
+                at_col += part.n_cols
+        if axis == 0:
+            n_rows, n_cols = sum(p.n_rows for p in parts), parts[0].n_cols
+            shape: tuple[int, ...] = (n_rows, *first.shape[1:])
+            index = None if all(p.rows is None for p in parts) else np.concatenate(rows)
+        else:
+            n_rows, n_cols = first.n_rows, at_col
+            shape = (n_rows, n_cols)
+            index = None
+        tensor = cls(name, first.dtype, shape, n_rows, n_cols, tuple(pieces), index)
+        return tensor._as_row() if len(shape) == 1 and index is None and len(pieces) == 1 else tensor
+
+    @property
+    def n_elements(self) -> int:
+        return self.n_rows * self.n_cols
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the input files that hold it, each once."""
+        return tuple(dict.fromkeys(p.storage.path for p in self.pieces if isinstance(p.storage, FileStorage)))
+
+    def _as_column(self) -> LazyTensor:
+        if self.n_cols == 1:
+            return self
+        pieces = tuple(
+            replace(p, row_stride=p.col_stride, col_stride=1, row=p.col, n_rows=p.n_cols, col=0, n_cols=1)
+            for p in self.pieces
+        )
+        return replace(self, n_rows=self.n_cols, n_cols=1, pieces=pieces)
+
+    def _as_row(self) -> LazyTensor:
+        pieces = tuple(
+            replace(p, row_stride=p.n_rows, col_stride=p.row_stride, row=0, n_rows=1, col=p.row, n_cols=p.n_rows)
+            for p in self.pieces
+        )
+        return replace(self, n_rows=1, n_cols=self.n_rows, pieces=pieces)
+
+    def native(self) -> _native.Source:
+        """The same description for the native engine."""
+        from fastconv import _native
+
+        return _native.Source(
+            n_rows=self.n_rows,
+            n_cols=self.n_cols,
+            pieces=[
+                _native.Piece(
+                    p.storage.fileno() if isinstance(p.storage, FileStorage) else p.storage.array,
+                    p.type,
+                    p.offset,
+                    p.row_stride,
+                    p.col_stride,
+                    p.row,
+                    p.n_rows,
+                    p.col,
+                    p.n_cols,
+                )
+                for p in self.pieces
+            ],
+            rows=self.rows,
+        )
+
+    def numpy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows [start, stop) of the matrix decoded to float32, (stop - start, n_cols); all of it in its own shape."""
+        from fastconv import _native
+
+        whole = start == 0 and stop is None
+        matrix = _native.read_rows(self.native(), start, self.n_rows if stop is None else stop)
+        return matrix.reshape(self.shape) if whole else matrix

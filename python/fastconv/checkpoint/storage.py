@@ -1,0 +1,79 @@
+"""Where a tensor's bytes live: an open file, or an array in memory. Knows nothing of formats."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fastconv.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class FileStorage:
+    """An input file, opened once and read at offsets. The engine maps it through `fileno()`.
+
+    Raises CheckpointError if the file is missing, unreadable or not a regular file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        try:
+            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise CheckpointError(f"cannot be opened ({error.strerror})", file=self.path) from None
+        status = os.fstat(self._fd)
+        if not os.path.isfile(self.path):
+            os.close(self._fd)
+            self._fd = -1
+            raise CheckpointError("is not a regular file", file=self.path)
+        self.size: int = status.st_size
+        self.identity = (status.st_dev, status.st_ino)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. Raises CheckpointError when they are not all there."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise CheckpointError(
+                "is truncated",
+                file=self.path,
+                found=f"{self.size} bytes",
+                expected=f"at least {offset + length}",
+                fix="download or copy it again",
+            )
+        chunks: list[bytes] = []
+        while length:
+            chunk = os.pread(self._fd, length, offset)
+            if not chunk:
+                raise CheckpointError("shrank while being read", file=self.path, fix="do not modify it during a run")
+            chunks.append(chunk)
+            offset += len(chunk)
+            length -= len(chunk)
+        return b"".join(chunks)
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __repr__(self) -> str:
+        return f"FileStorage({self.path!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayStorage:
+    """A C-contiguous array in memory, for the few small tensors that no file holds (rope_freqs)."""
+
+    array: np.ndarray
+    path: str = field(default="memory")
+
+    @property
+    def size(self) -> int:
+        return int(self.array.nbytes)
+
+
+Storage = FileStorage | ArrayStorage

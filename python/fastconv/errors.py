@@ -1,0 +1,85 @@
+"""Errors that end in one clear line.
+
+Every error says where (file, tensor), what was found, what was expected and what to do about it. Library code raises;
+only the command line prints.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class FastconvError(Exception):
+    """Bad input or a run that cannot succeed. The command line prints it as one line and exits with `exit_code`.
+
+    what: the problem, without file and tensor names. file, tensor: where. found, expected: the two sides of the
+    disagreement, in words or numbers. fix: what the user can do.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        tensor: str | None = None,
+        found: object = None,
+        expected: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what = what
+        self.file = None if file is None else os.fspath(file)
+        self.tensor = tensor
+        self.found = found
+        self.expected = expected
+        self.fix = fix
+        super().__init__(self._line())
+
+    def _line(self) -> str:
+        where = [part for part in (self.file, self.tensor and f"tensor {self.tensor}") if part]
+        line = ": ".join([*where, self.what])
+        sides = [
+            f"{label} {value}"
+            for label, value in (("found", self.found), ("expected", self.expected))
+            if value is not None
+        ]
+        if sides:
+            line += f": {', '.join(sides)}"
+        if self.fix:
+            line += f"; {self.fix}"
+        return " ".join(line.split())
+
+
+class UsageError(FastconvError):
+    """The command or call asks for something that does not exist or contradicts itself."""
+
+    exit_code = 2
+
+
+class CheckpointError(FastconvError):
+    """A source file or model folder is missing, malformed or incomplete."""
+
+
+class ArchitectureError(FastconvError):
+    """The model's configuration or its set of tensors is not what its architecture says."""
+
+
+class VocabularyError(FastconvError):
+    """The tokenizer files are missing, malformed or do not fit the model."""
+
+
+class AdapterError(FastconvError):
+    """An adapter cannot be applied whole."""
+
+
+class PlanError(FastconvError):
+    """The asked conversion cannot be laid out: a type cannot hold a tensor, a format cannot hold the model."""
+
+
+class NonFiniteError(FastconvError):
+    """A weight is NaN or infinite, or overflows the type it is to be written in."""
+
+
+class OutputError(FastconvError):
+    """The target cannot be written: exists, no room, no permission."""

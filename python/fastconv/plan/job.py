@@ -1,0 +1,30 @@
+"""A conversion as data: every tensor's source, deltas, types and offsets, known before a byte is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastconv.adapter.delta import LoraDelta
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOutput:
+    """Where one file holds the tensor. file: index of the output file; offset, size: bytes from that file's start."""
+
+    file: int
+    type: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TensorJob:
+    """One tensor of the target. name: in the target's naming. shape: output dimension first."""
+
+    name: str
+    source_name: str
+    shape: tuple[int, ...]
+    source: LazyTensor
+    deltas: tuple[LoraDelta, ...]
+    outputs: tuple[TensorOutput, ...]

@@ -1,0 +1,37 @@
+"""A vocabulary as every layout writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class TokenType(IntEnum):
+    """Values of GGUF's tokenizer.ggml.token_type; source: llama.h, enum llama_token_type."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """kind: "spm" (SentencePiece) or "bpe". tokens: UTF-8 as GGUF stores them. scores: for spm. merges and pre: for bpe.
+
+    special_ids: "bos", "eos", "unk", "pad", ... -> token id. add_special: "bos", "eos" ... -> whether the tokenizer adds
+    it. add_space_prefix, chat_template: as tokenizer_config.json says, None where it does not.
+    """
+
+    kind: str
+    tokens: list[bytes]
+    types: list[int]
+    scores: list[float] = field(default_factory=list)
+    merges: list[str] = field(default_factory=list)
+    pre: str = "default"
+    special_ids: dict[str, int] = field(default_factory=dict)
+    add_special: dict[str, bool] = field(default_factory=dict)
+    add_space_prefix: bool | None = None
+    chat_template: str | list[dict[str, str]] | None = None
