@@ -1,0 +1,221 @@
+"""Any checkpoint -> the canonical model: Hugging Face names, shapes and row order, proven complete.
+
+Knows the tables and what they mean; knows no file format and no target.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastconv.architecture.hparams import Hyperparameters
+from fastconv.architecture.llama import LLAMA
+from fastconv.architecture.meta_params import as_hf_config
+from fastconv.architecture.registry import spec_for
+from fastconv.architecture.rope import halves_from_interleaved
+from fastconv.architecture.spec import ArchitectureSpec, CanonicalModel, TensorRule
+from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.errors import ArchitectureError, CheckpointError
+from fastconv.types import TYPES
+
+_META_EMBEDDING = "tok_embeddings.weight"
+
+
+def canonical_model(checkpoint: Checkpoint, n_ctx: int | None = None) -> CanonicalModel:
+    """The checkpoint under canonical names; no tensor data is read.
+
+    n_ctx: context length, None: as the checkpoint says. Raises ArchitectureError where the configuration is missing or
+    unknown, or a tensor is missing, surplus, of another shape than the configuration says or of a type without values.
+    """
+    if _META_EMBEDDING in checkpoint.tensors:
+        model = _from_meta(checkpoint, n_ctx)
+    else:
+        model = _from_hf(checkpoint)
+    return model if n_ctx is None else replace(model, hparams=replace(model.hparams, n_ctx=n_ctx))
+
+
+def instances(spec: ArchitectureSpec, hparams: Hyperparameters) -> Iterator[tuple[TensorRule, int | None, str]]:
+    """Every tensor of a model, in the table's order: (rule, layer or None, canonical name)."""
+    per_layer = [rule for rule in spec.rules if "{layer}" in rule.hf]
+    for rule in spec.rules:
+        if "{layer}" not in rule.hf and _exists(rule, hparams):
+            yield rule, None, rule.hf
+    for layer in range(hparams.n_layer):
+        for rule in per_layer:
+            if _exists(rule, hparams):
+                yield rule, layer, rule.hf.format(layer=layer)
+
+
+def rule_shape(rule: TensorRule, hparams: Hyperparameters) -> tuple[int, ...]:
+    return tuple(getattr(hparams, attribute) for attribute in rule.shape)
+
+
+def _exists(rule: TensorRule, hparams: Hyperparameters) -> bool:
+    return rule.when is None or bool(getattr(hparams, rule.when))
+
+
+def _from_hf(checkpoint: Checkpoint) -> CanonicalModel:
+    config_path = os.path.join(checkpoint.directory, "config.json")
+    if not checkpoint.config:
+        raise ArchitectureError(
+            "is missing: it names the architecture and its sizes", file=config_path, fix="put it beside the weights"
+        )
+    spec = spec_for(checkpoint.config, config_path)
+    tensors = _wanted(checkpoint.tensors, spec, checkpoint.path)
+    # Configurations older than these keys leave it to the tensors.
+    biases = {
+        key: f"model.layers.0.{module}.bias" in tensors
+        for key, module in (("attention_bias", "self_attn.q_proj"), ("mlp_bias", "mlp.up_proj"))
+    }
+    hparams = _located(spec, biases | checkpoint.config, config_path)
+    return _checked(checkpoint, spec, hparams, tensors, checkpoint.config, {name: name for name in tensors})
+
+
+def _from_meta(checkpoint: Checkpoint, n_ctx: int | None) -> CanonicalModel:
+    spec = LLAMA
+    params_path = os.path.join(checkpoint.directory, "params.json")
+    if not checkpoint.config:
+        raise ArchitectureError(
+            "is missing: it holds the number of heads", file=params_path, fix="put it beside the consolidated files"
+        )
+    parts = checkpoint.parts or (checkpoint.tensors,)
+    params = checkpoint.config.get("model")
+    params = params if isinstance(params, dict) else checkpoint.config
+    wanted = [_wanted(part, spec, checkpoint.path) for part in parts]
+    joined = _join_parts(wanted, spec, params, checkpoint.path)
+    for name in (_META_EMBEDDING, "layers.0.feed_forward.w1.weight"):
+        if name not in joined or len(joined[name].shape) != 2:
+            raise ArchitectureError("is missing or not a matrix", file=checkpoint.path, tensor=name)
+    config = as_hf_config(params, lambda name: joined[name].shape, n_ctx)
+    hparams = _located(spec, config, params_path)
+    names = _meta_names(spec, hparams)
+    tensors: dict[str, LazyTensor] = {}
+    source_names: dict[str, str] = {}
+    for meta, tensor in joined.items():
+        if meta not in names:
+            raise _surplus(checkpoint.path, meta, hparams)
+        hf, rule = names[meta]
+        if rule.rope_heads is not None and tensor.shape == rule_shape(rule, hparams):
+            tensor = tensor.with_rows(halves_from_interleaved(getattr(hparams, rule.rope_heads), hparams.head_dim))
+        tensors[hf] = tensor.renamed(hf)
+        source_names[hf] = meta
+    return _checked(checkpoint, spec, hparams, tensors, config, source_names)
+
+
+def _located(spec: ArchitectureSpec, config: dict[str, Any], path: str) -> Hyperparameters:
+    try:
+        return spec.hyperparameters(config)
+    except ArchitectureError as error:
+        raise ArchitectureError(
+            error.what, file=path, found=error.found, expected=error.expected, fix=error.fix
+        ) from None
+
+
+def _meta_names(spec: ArchitectureSpec, hparams: Hyperparameters) -> dict[str, tuple[str, TensorRule]]:
+    return {
+        (rule.meta if layer is None else rule.meta.format(layer=layer)): (hf, rule)
+        for rule, layer, hf in instances(spec, hparams)
+    }
+
+
+def _wanted(tensors: Mapping[str, LazyTensor], spec: ArchitectureSpec, path: str) -> dict[str, LazyTensor]:
+    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in spec.ignored))
+    wanted = {name: tensor for name, tensor in tensors.items() if not ignored.fullmatch(name)}
+    if not wanted:
+        raise CheckpointError("holds no tensors", file=path)
+    return wanted
+
+
+def _join_parts(
+    parts: Sequence[Mapping[str, LazyTensor]], spec: ArchitectureSpec, params: dict[str, Any], path: str
+) -> dict[str, LazyTensor]:
+    """Meta's model-parallel parts as one set of tensors."""
+    first = parts[0]
+    for index, part in enumerate(parts):
+        odd = sorted(first.keys() ^ part.keys())
+        if odd:
+            raise ArchitectureError(
+                f"stands in some parts only (part {index} disagrees with part 0)", file=path, tensor=odd[0]
+            )
+    if len(parts) == 1:
+        return dict(first)
+    axes = {re.sub(r"\.\d+\.", ".{layer}.", rule.meta): rule.join for rule in spec.rules}
+    # Llama 3 cuts the embedding by rows, Llama 1 and 2 by columns.
+    if len(first[_META_EMBEDDING].shape) == 2 and first[_META_EMBEDDING].shape[1] == params.get("dim"):
+        axes[_META_EMBEDDING] = 0
+    joined: dict[str, LazyTensor] = {}
+    for name, tensor in first.items():
+        axis = axes.get(re.sub(r"\.\d+\.", ".{layer}.", name))
+        if axis is None:
+            joined[name] = tensor
+            continue
+        try:
+            joined[name] = LazyTensor.joined(name, [part[name] for part in parts], axis)
+        except ValueError as error:
+            raise ArchitectureError(f"the parts do not fit together ({error})", file=path, tensor=name) from None
+    return joined
+
+
+def _checked(
+    checkpoint: Checkpoint,
+    spec: ArchitectureSpec,
+    hparams: Hyperparameters,
+    tensors: dict[str, LazyTensor],
+    config: dict[str, Any],
+    source_names: dict[str, str],
+) -> CanonicalModel:
+    """The model, once every tensor the table expects is there in its shape, and no other."""
+    expected = {name: rule for rule, _, name in instances(spec, hparams)}
+    for name, rule in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            if rule.tied_to is not None and hparams.tied_embeddings:
+                continue
+            fix = "download or copy the checkpoint again"
+            if rule.tied_to is not None:
+                fix = "if the model shares its embedding, config.json must say tie_word_embeddings: true"
+            raise ArchitectureError("is missing", file=checkpoint.path, tensor=name, fix=fix)
+        shape = rule_shape(rule, hparams)
+        stored = source_names[name]
+        if tensor.shape != shape:
+            raise ArchitectureError(
+                "has another shape than the configuration says",
+                file=_file(tensor, checkpoint),
+                tensor=stored,
+                found=list(tensor.shape),
+                expected=list(shape),
+            )
+        if tensor.dtype not in TYPES or not TYPES[tensor.dtype].decodes:
+            raise ArchitectureError(
+                "has a type that cannot be converted",
+                file=_file(tensor, checkpoint),
+                tensor=stored,
+                found=tensor.dtype,
+                expected=", ".join(name for name, info in TYPES.items() if info.decodes and info.block_size == 1),
+            )
+    for name in tensors:
+        if name not in expected:
+            raise _surplus(_file(tensors[name], checkpoint), source_names[name], hparams)
+    return CanonicalModel(spec, hparams, tensors, checkpoint.directory, config, source_names)
+
+
+def _file(tensor: LazyTensor, checkpoint: Checkpoint) -> str:
+    return tensor.files[0] if tensor.files else checkpoint.path
+
+
+def _surplus(path: str, name: str, hparams: Hyperparameters) -> ArchitectureError:
+    fix = "the model is not what config.json says"
+    if name.endswith(".bias"):
+        fix = "if the model has biases, config.json must say attention_bias or mlp_bias: true"
+    elif name.endswith((".weight_scale", ".weight_scale_inv", ".qweight", ".scales", ".absmax")):
+        fix = "quantized checkpoints are not a source: start from the unquantized model"
+    elif ".lora_" in name:
+        fix = "this is an adapter: give it with --lora"
+    match = re.search(r"\.(\d+)\.", name)
+    if match and int(match[1]) >= hparams.n_layer:
+        fix = f"config.json says {hparams.n_layer} layers"
+    return ArchitectureError("is not a tensor of this architecture", file=path, tensor=name, fix=fix)

@@ -1,0 +1,103 @@
+"""config.json -> Hyperparameters, every value checked for type and range. Knows no tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastconv.architecture.hparams import Hyperparameters, RopeScaling
+from fastconv.errors import ArchitectureError
+
+_MAX_SIZE = 1 << 31
+
+
+def hf_hyperparameters(config: dict[str, Any], defaults: dict[str, Any]) -> Hyperparameters:
+    """config: config.json as read. defaults: what the model class assumes for keys that are absent or null.
+
+    Raises ArchitectureError for a value of the wrong type or out of range and for an unknown kind of rope scaling.
+    """
+
+    def value(key: str) -> Any:
+        found = config.get(key)
+        return defaults.get(key) if found is None else found
+
+    def size(key: str, default: int | None = None) -> int:
+        found = value(key)
+        found = default if found is None else found
+        if type(found) is not int or not 0 < found < _MAX_SIZE:
+            raise _bad(key, found, "a positive integer")
+        return found
+
+    def real(key: str, found: Any) -> float:
+        if type(found) not in (int, float) or not math.isfinite(found) or found <= 0:
+            raise _bad(key, found, "a positive number")
+        return float(found)
+
+    def flag(key: str) -> bool:
+        found = value(key)
+        if found is not None and type(found) is not bool:
+            raise _bad(key, found, "true or false")
+        return bool(found)
+
+    n_embd, n_head = size("hidden_size"), size("num_attention_heads")
+    n_head_kv = size("num_key_value_heads", n_head)
+    if n_head % n_head_kv:
+        raise _bad("num_key_value_heads", n_head_kv, f"a divisor of num_attention_heads ({n_head})")
+    if value("head_dim") is None and n_embd % n_head:
+        raise _bad("hidden_size", n_embd, f"a multiple of num_attention_heads ({n_head})")
+    head_dim = size("head_dim", n_embd // n_head)
+    if head_dim % 2:
+        raise _bad("head_dim", head_dim, "an even number")
+    rope = _rope(config)
+    return Hyperparameters(
+        n_vocab=size("vocab_size"),
+        n_ctx=size("max_position_embeddings"),
+        n_embd=n_embd,
+        n_ff=size("intermediate_size"),
+        n_layer=size("num_hidden_layers"),
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        head_dim=head_dim,
+        norm_eps=real("rms_norm_eps", value("rms_norm_eps")),
+        rope_base=real("rope_theta", rope.pop("rope_theta", 10000.0)),
+        rope_scaling=_rope_scaling(rope),
+        tied_embeddings=flag("tie_word_embeddings"),
+        attention_bias=flag("attention_bias"),
+        mlp_bias=flag("mlp_bias"),
+        n_mult=config.get("multiple_of"),
+    )
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """Rope settings of both spellings: rope_parameters (transformers 5), or rope_theta beside rope_scaling."""
+    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(found, dict):
+        raise _bad("rope_scaling", found, "an object")
+    rope = dict(found)
+    for key in ("rope_theta", "original_max_position_embeddings"):
+        if rope.get(key) is None:
+            rope.pop(key, None)
+            if config.get(key) is not None:
+                rope[key] = config[key]
+    return rope
+
+
+def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
+    kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
+    rope.pop("type", None)
+    # "dynamic" bends positions only beyond the trained context; GGUF has no word for it and llama.cpp writes nothing.
+    if kind in ("default", "dynamic"):
+        return None
+    if kind not in ("linear", "yarn", "llama3", "longrope", "su"):
+        raise _bad("rope_scaling.rope_type", kind, "default, linear, dynamic, yarn, llama3 or longrope")
+    for key, found in rope.items():
+        if "factor" in key or key in ("beta_fast", "beta_slow", "original_max_position_embeddings"):
+            if found is not None and not isinstance(found, list) and type(found) not in (int, float):
+                raise _bad(f"rope_scaling.{key}", found, "a number")
+    if kind in ("linear", "yarn", "llama3") and not rope.get("factor"):
+        raise _bad("rope_scaling.factor", rope.get("factor"), f"a number, which {kind} scaling needs")
+    return RopeScaling("longrope" if kind == "su" else kind, rope)
+
+
+def _bad(key: str, found: Any, expected: str) -> ArchitectureError:
+    return ArchitectureError(f"{key} is not usable", file="config.json", found=repr(found), expected=expected)

@@ -1,0 +1,153 @@
+"""An output that bears its final name only when it is whole and on disk.
+
+Everything is written to a temporary file in the target's folder; commit() syncs it, gives it the name and syncs the
+folder. Whatever else happens, discard() leaves nothing behind and an older file of that name untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from types import TracebackType
+
+from fastconv.errors import OutputError
+
+_SUFFIX = ".fastconv-partial"
+
+
+class OutputFile:
+    """A file of `size` bytes under construction. Use as a context manager: leaving without commit() discards it.
+
+    Raises OutputError if the folder is missing or not writable.
+    """
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+        folder, name = os.path.split(os.path.abspath(path))
+        self._folder = folder
+        self._temporary: str | None = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_SUFFIX}")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        try:
+            self._fd = os.open(self._temporary, flags, 0o666)
+        except OSError as error:
+            self._temporary = None
+            raise OutputError(f"cannot be written ({error.strerror})", file=path) from None
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            self.discard()
+            raise _write_error(path, error) from None
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view = view[written:]
+                offset += written
+        except OSError as error:
+            raise _write_error(self.path, error) from None
+
+    def commit(self, *, overwrite: bool) -> None:
+        """Sync, then take the final name. Raises OutputError if that fails or, without overwrite, the name is taken."""
+        assert self._temporary is not None
+        try:
+            os.fsync(self._fd)
+            if overwrite:
+                os.replace(self._temporary, self.path)
+            else:
+                # A hard link fails where the name exists: no window between a check and the rename.
+                try:
+                    os.link(self._temporary, self.path)
+                except FileExistsError:
+                    raise exists_error(self.path) from None
+                except OSError:
+                    if os.path.lexists(self.path):
+                        raise exists_error(self.path) from None
+                    os.rename(self._temporary, self.path)
+                else:
+                    os.unlink(self._temporary)
+            self._temporary = None
+            _sync_folder(self._folder)
+        except OSError as error:
+            raise _write_error(self.path, error) from None
+        finally:
+            if self._temporary is None:
+                self._close()
+
+    def discard(self) -> None:
+        """Remove the temporary file. Does nothing after commit()."""
+        self._close()
+        if self._temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)
+            self._temporary = None
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> OutputFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+def check_targets(targets: dict[str, int], inputs: list[str], *, overwrite: bool) -> None:
+    """Before anything is written: every target is allowed, writable and has room.
+
+    targets: path -> size in bytes. inputs: files being read, which no target may be. Raises OutputError.
+    """
+    needed: dict[int, tuple[str, int]] = {}
+    for path, size in targets.items():
+        folder = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path):
+            raise OutputError("is a folder", file=path, fix="give --outfile a file name")
+        if not os.path.isdir(folder):
+            raise OutputError("the folder does not exist", file=folder, fix="make it first")
+        if os.path.lexists(path):
+            for source in inputs:
+                if os.path.exists(path) and os.path.samefile(path, source):
+                    raise OutputError("is an input of this run", file=path, fix="write to another file")
+            if not overwrite:
+                raise exists_error(path)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError("cannot be written (no permission for the folder)", file=path)
+        device = os.stat(folder).st_dev
+        needed[device] = (folder, needed.get(device, ("", 0))[1] + size)
+    for folder, size in needed.values():
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise OutputError(
+                "not enough room", file=folder, found=f"{free} bytes free", expected=f"{size}", fix="free some space"
+            )
+
+
+def exists_error(path: str) -> OutputError:
+    return OutputError("exists already", file=path, fix="give --overwrite to replace it")
+
+
+def _write_error(path: str, error: OSError) -> OutputError:
+    fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return OutputError(f"cannot be written ({error.strerror})", file=path, fix=fix)
+
+
+def _sync_folder(folder: str) -> None:
+    if os.name != "posix":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
