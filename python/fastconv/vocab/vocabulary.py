@@ -22,7 +22,8 @@ class Vocabulary:
     """kind: "spm" (SentencePiece) or "bpe". tokens: UTF-8 as GGUF stores them. scores: for spm. merges and pre: for bpe.
 
     special_ids: "bos", "eos", "unk", "pad", ... -> token id. add_special: "bos", "eos" ... -> whether the tokenizer adds
-    it. add_space_prefix, chat_template: as tokenizer_config.json says, None where it does not.
+    it. add_space_prefix, chat_template: as tokenizer_config.json says, None where it does not. n_base: tokens of the
+    tokenizer's own model, which come before the added ones; None where the source does not tell them apart.
     """
 
     kind: str
@@ -35,3 +36,4 @@ class Vocabulary:
     add_special: dict[str, bool] = field(default_factory=dict)
     add_space_prefix: bool | None = None
     chat_template: str | list[dict[str, str]] | None = None
+    n_base: int | None = None
