@@ -1,0 +1,142 @@
+"""`fastconv convert`: options -> ConvertRequest, the progress bar and the summary."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from fastconv.errors import UsageError
+from fastconv.request import NON_FINITE, TARGETS, VOCABULARY_KINDS, ConvertRequest
+
+if TYPE_CHECKING:
+    from fastconv.convert import ConversionResult, Preparation
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to argparse's subparsers."""
+    parser = commands.add_parser(
+        "convert",
+        help="convert a checkpoint, LoRA adapters included, into a quantized file",
+        description="Convert a Hugging Face, Meta or PyTorch checkpoint, LoRA adapters merged on the way, in one pass.",
+    )
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf") -> None:
+    """The options of `convert`; default_target: of --to."""
+    parser.add_argument("source", metavar="SOURCE", help="model folder, or a .safetensors, .bin, .pth or .pt file")
+    parser.add_argument("--to", choices=tuple(TARGETS), default=default_target, help="format (default %(default)s)")
+    parser.add_argument(
+        "--outtype",
+        default="auto",
+        metavar="TYPE[,TYPE...]",
+        help="auto, f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q6_k; several write one file each from one read "
+        "(default %(default)s: as the input)",
+    )
+    parser.add_argument("--pure", action="store_true", help="the same type for every matrix")
+    parser.add_argument(
+        "-o", "--outfile", "--output", metavar="FILE", help="may hold {type} (default: beside the input, by type)"
+    )
+    parser.add_argument(
+        "--lora",
+        "--lora_path",
+        "--lora-path",
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="PEFT adapter to merge, repeatable; adapters add up",
+    )
+    parser.add_argument("--concurrency", type=int, metavar="N", help="threads (default: the CPUs this process may use)")
+    parser.add_argument("--vocab-dir", metavar="DIR", help="folder with the tokenizer, if not beside the model")
+    parser.add_argument("--vocabtype", choices=VOCABULARY_KINDS, help="kind of vocabulary (default: detected)")
+    parser.add_argument("--ctx", type=int, metavar="N", help="context length (default: as the model says)")
+    parser.add_argument(
+        "--nonfinite",
+        choices=NON_FINITE,
+        default="error",
+        help="NaN, infinity and overflow in the weights (default %(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    only = parser.add_argument_group("instead of converting").add_mutually_exclusive_group()
+    only.add_argument("--dry-run", action="store_true", help="show the plan: every tensor's type, size and offset")
+    only.add_argument("--dump", action="store_true", help="show the model's tensors, checked and under common names")
+    only.add_argument("--dump-single", action="store_true", help="show what one file holds, as stored")
+    only.add_argument("--vocab-only", action="store_true", help="write a file with the vocabulary alone")
+    talk = parser.add_argument_group("output to the terminal")
+    talk.add_argument("--quiet", action="store_true", help="print errors only")
+    talk.add_argument("--verbose", action="store_true", help="print a line per tensor")
+    talk.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out a parsed `convert` command line. Returns the exit code."""
+    started = time.perf_counter()
+    request = request_from(arguments)
+    if arguments.dump or arguments.dump_single:
+        from fastconv.cli import dump
+
+        return dump.single(request) if arguments.dump_single else dump.model(request)
+
+    from fastconv.cli import report
+    from fastconv.convert import execute, prepare
+
+    prepared = prepare(request)
+    if arguments.dry_run:
+        print(report.plan_json(prepared) if arguments.json else report.plan_text(prepared))
+        return 0
+    if arguments.verbose and not arguments.json:
+        print(report.plan_text(prepared))
+    result = _execute_with_bar(prepared, quiet=arguments.quiet or arguments.json, execute=execute)
+    seconds = time.perf_counter() - started
+    if arguments.json:
+        print(report.summary_json(result, seconds))
+    elif not arguments.quiet:
+        print(report.summary_text(result, seconds))
+    return 0
+
+
+def request_from(arguments: argparse.Namespace) -> ConvertRequest:
+    """Raises UsageError where the options do not make sense."""
+    return ConvertRequest(
+        source=arguments.source,
+        to=arguments.to,
+        outtypes=tuple(name for name in arguments.outtype.lower().split(",") if name),
+        outfile=arguments.outfile,
+        adapters=tuple(_adapter(text) for text in arguments.lora),
+        pure=arguments.pure,
+        threads=arguments.concurrency,
+        vocab_dir=arguments.vocab_dir,
+        vocab_kind=arguments.vocabtype,
+        vocab_only=arguments.vocab_only,
+        n_ctx=arguments.ctx,
+        overwrite=arguments.overwrite,
+        nonfinite=arguments.nonfinite,
+    )
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """PATH[:SCALE]; a path that exists as given wins over a colon in it."""
+    path, colon, scale = text.rpartition(":")
+    if not colon or os.path.exists(text):
+        return text, 1.0
+    try:
+        return path, float(scale)
+    except ValueError:
+        if os.path.exists(path):
+            raise UsageError("the scale of --lora is not a number", found=scale) from None
+        return text, 1.0
+
+
+def _execute_with_bar(prepared: Preparation, *, quiet: bool, execute: Any) -> ConversionResult:
+    if quiet or not sys.stderr.isatty():
+        result: ConversionResult = execute(prepared)
+        return result
+    from tqdm import tqdm
+
+    with tqdm(total=prepared.bytes_in, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+        result = execute(prepared, progress=lambda done, _: bar.update(done - bar.n))
+    return result

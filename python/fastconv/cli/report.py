@@ -1,0 +1,144 @@
+"""Plans and results as text and JSON. Computes nothing that the plan or the result does not hold."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastconv.convert import ConversionResult, Preparation
+    from fastconv.layout.laid_out import PlacedTensor
+    from fastconv.plan.job import TensorJob
+
+
+def size_text(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n_bytes < 1000 or unit == "TB":
+            break
+        n_bytes /= 1000
+    return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.2f} {unit}"
+
+
+def summary_text(result: ConversionResult, seconds: float) -> str:
+    """The closing lines: one per adapter, one per note, and the summary itself last."""
+    lines = []
+    for adapter in result.adapters:
+        scales = ", ".join(f"{scale:g}" for scale in adapter.scales) or "none"
+        label = "scale" if len(adapter.scales) < 2 else "scales"
+        lines.append(f"{adapter.path}: {adapter.n_tensors}/{adapter.n_tensors} adapter tensors, {label} {scales}")
+        lines += [f"{adapter.path}: warning: {warning}" for warning in adapter.warnings]
+    if result.delta_ratios:
+        ratios = sorted(result.delta_ratios.values())
+        lines.append(
+            f"{len(ratios)} tensors changed, |dW|/|W| {ratios[0]:.3g} / {statistics.median(ratios):.3g} / "
+            f"{ratios[-1]:.3g} (min / median / max)"
+        )
+    lines += [f"note: {note}" for note in result.notes]
+    size_out = sum(output.size for output in result.outputs)
+    names = ", ".join(output.path for output in result.outputs)
+    lines.append(
+        f"{names}: {size_text(result.bytes_in)} -> {size_text(size_out)} in {seconds:.2f} s, "
+        f"{(result.bytes_in + size_out) / seconds / 1e9:.2f} GB/s, peak memory {size_text(peak_memory())}"
+    )
+    return "\n".join(lines)
+
+
+def summary_json(result: ConversionResult, seconds: float) -> str:
+    return json.dumps(
+        {
+            "outputs": [{"path": o.path, "type": o.type, "bytes": o.size} for o in result.outputs],
+            "bytes_in": result.bytes_in,
+            "tensors": result.n_tensors,
+            "seconds": round(seconds, 4),
+            "peak_memory_bytes": peak_memory(),
+            "adapters": [
+                {
+                    "path": adapter.path,
+                    "tensors_applied": adapter.n_tensors,
+                    "tensors": adapter.n_tensors,
+                    "scales": list(adapter.scales),
+                    "warnings": list(adapter.warnings),
+                }
+                for adapter in result.adapters
+            ],
+            "delta_ratios": result.delta_ratios,
+            "notes": list(result.notes),
+        },
+        indent=1,
+    )
+
+
+def plan_text(prepared: Preparation) -> str:
+    lines = []
+    for output in _plan(prepared):
+        rows = [("tensor", "source", "from", "shape", "type", "bytes", "offset")]
+        for tensor in output["tensors"]:
+            deltas = f" + {tensor['deltas']} LoRA" if tensor["deltas"] else ""
+            shape = " x ".join(map(str, tensor["shape"]))
+            place = (str(tensor["bytes"]), str(tensor["offset"]))
+            rows.append((tensor["name"], tensor["source"] + deltas, tensor["source_type"], shape, tensor["type"], *place))
+        lines += table(rows, right={5, 6})
+        lines.append(f"{output['path']}: {output['type']}, {len(output['tensors'])} tensors, {output['bytes']} bytes")
+    lines += [f"note: {note}" for note in prepared.notes]
+    return "\n".join(lines)
+
+
+def plan_json(prepared: Preparation) -> str:
+    plan = {"outputs": _plan(prepared), "bytes_in": prepared.bytes_in, "notes": list(prepared.notes)}
+    return json.dumps(plan, indent=1)
+
+
+def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Rows as aligned lines; right: the columns aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def peak_memory() -> int:
+    """The process's peak resident set in bytes, mapped pages counted."""
+    # ru_maxrss survives exec and so may tell of the parent; VmHWM does not.
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
+    except (OSError, StopIteration):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _plan(prepared: Preparation) -> list[dict[str, Any]]:
+    jobs = {(output.file, output.offset): job for job in prepared.jobs for output in job.outputs}
+    files = zip(prepared.targets, prepared.file_types, prepared.layouts, strict=True)
+    return [
+        {
+            "path": path,
+            "type": ftype.name,
+            "bytes": laid_out.size,
+            "tensors": [_planned_tensor(tensor, jobs[index, tensor.offset]) for tensor in laid_out.tensors],
+        }
+        for index, (path, ftype, laid_out) in enumerate(files)
+    ]
+
+
+def _planned_tensor(tensor: PlacedTensor, job: TensorJob) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "source": job.source_name,
+        "files": list(job.source.files),
+        "source_type": job.source.dtype,
+        "deltas": len(job.deltas),
+        "shape": list(tensor.shape),
+        "type": tensor.type,
+        "bytes": tensor.size,
+        "offset": tensor.offset,
+    }

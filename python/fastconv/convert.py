@@ -1,0 +1,210 @@
+"""The whole job on one page: prove the run, write the headers, stream the tensors, give the files their names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from fastconv import engine
+from fastconv.adapter.delta import AdapterSummary, MergedTensor
+from fastconv.adapter.peft import attach_adapters
+from fastconv.architecture.canonical import canonical_model
+from fastconv.architecture.spec import CanonicalModel
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.open import open_checkpoint
+from fastconv.layout import ggjt, gguf
+from fastconv.layout.laid_out import LaidOut
+from fastconv.layout.output_file import OutputFile, check_targets
+from fastconv.plan.build import interleaved
+from fastconv.plan.ftype import FileType, auto_file_type, file_type
+from fastconv.plan.job import TensorJob, TensorOutput
+from fastconv.request import TARGETS, ConvertRequest
+from fastconv.types import TYPES, row_bytes
+from fastconv.vocab.load import load_vocabulary
+
+Progress = Callable[[int, int], None]
+"""Called with (input bytes done, input bytes in all), a few times a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSummary:
+    """A finished (or planned) file. type: the file type's name. size: bytes."""
+
+    path: str
+    type: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionResult:
+    """bytes_in: of the tensors read. delta_ratios: |dW| / |W| of every tensor that an adapter changed, by target name."""
+
+    outputs: tuple[OutputSummary, ...]
+    bytes_in: int
+    n_tensors: int
+    seconds: float
+    adapters: tuple[AdapterSummary, ...] = ()
+    delta_ratios: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preparation:
+    """A run that was proven to the byte; nothing has been written. layouts and targets: one per output file."""
+
+    request: ConvertRequest
+    model: CanonicalModel
+    file_types: tuple[FileType, ...]
+    layouts: tuple[LaidOut, ...]
+    targets: tuple[str, ...]
+    jobs: tuple[TensorJob, ...]
+    bytes_in: int
+    adapters: tuple[AdapterSummary, ...]
+    notes: tuple[str, ...]
+
+
+def prepare(request: ConvertRequest) -> Preparation:
+    """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
+    checkpoint = open_checkpoint(request.source)
+    model = canonical_model(checkpoint, request.n_ctx)
+    model, merged, adapters = attach_adapters(model, request.adapters)
+    vocabulary = load_vocabulary(
+        request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
+    )
+    merged = {} if request.vocab_only else interleaved(model, merged)
+    layout, version = TARGETS[request.to]
+    file_types = _file_types(request, model)
+    if layout == "gguf":
+        layouts = tuple(gguf.lay_out(model, merged, vocabulary, ftype, pure=request.pure) for ftype in file_types)
+    else:
+        layouts = tuple(ggjt.lay_out(model, merged, vocabulary, ftype, version) for ftype in file_types)
+    targets = tuple(os.fspath(request.target_path(ftype.name)) for ftype in file_types)
+    inputs = [*checkpoint.files, *(path for delta in adapters for path in delta.files)]
+    check_targets(
+        {path: laid_out.size for path, laid_out in zip(targets, layouts, strict=True)},
+        inputs,
+        overwrite=request.overwrite,
+    )
+    jobs = _jobs(model, merged, layouts)
+    bytes_in = sum(job.source.n_elements * _element_bytes(job.source) for job in jobs)
+    notes = tuple(dict.fromkeys(note for laid_out in layouts for note in laid_out.notes))
+    return Preparation(
+        request, model, file_types, layouts, targets, jobs, int(bytes_in), tuple(adapters), notes
+    )
+
+
+def execute(prepared: Preparation, progress: Progress | None = None) -> ConversionResult:
+    """Write what was prepared. Raises a FastconvError, and leaves no file behind, if that fails."""
+    start = time.perf_counter()
+    request = prepared.request
+    with contextlib.ExitStack() as stack:
+        files = [
+            stack.enter_context(OutputFile(path, laid_out.size))
+            for path, laid_out in zip(prepared.targets, prepared.layouts, strict=True)
+        ]
+        for file, laid_out in zip(files, prepared.layouts, strict=True):
+            for offset, data in laid_out.chunks:
+                file.write(data, offset)
+        run = engine.run(
+            prepared.jobs,
+            [file.fileno() for file in files],
+            threads=request.threads or engine.default_threads(),
+            nonfinite=request.nonfinite,
+            progress=progress,
+        )
+        for file in files:
+            file.commit(overwrite=request.overwrite)
+    return ConversionResult(
+        outputs=tuple(
+            OutputSummary(path, ftype.name, laid_out.size)
+            for path, ftype, laid_out in zip(prepared.targets, prepared.file_types, prepared.layouts, strict=True)
+        ),
+        bytes_in=prepared.bytes_in,
+        n_tensors=len(prepared.jobs),
+        seconds=time.perf_counter() - start,
+        adapters=prepared.adapters,
+        delta_ratios=run.delta_ratios,
+        notes=prepared.notes,
+    )
+
+
+def convert(
+    source: str | os.PathLike[str],
+    outfile: str | os.PathLike[str] | None = None,
+    *,
+    to: str = "gguf",
+    outtype: str | Sequence[str] = "auto",
+    lora: Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
+    pure: bool = False,
+    threads: int | None = None,
+    vocab_dir: str | os.PathLike[str] | None = None,
+    vocab_type: str | None = None,
+    vocab_only: bool = False,
+    n_ctx: int | None = None,
+    overwrite: bool = False,
+    nonfinite: str = "error",
+    progress: Progress | None = None,
+) -> ConversionResult:
+    """Convert a checkpoint, LoRA adapters merged on the way, into quantized files in one streaming pass.
+
+    source: folder or file of weights. outfile: default beside the source. to: gguf, ggjt, ggjt-v1, ggjt-v2, ggjt-v3.
+    outtype: auto or a file type such as q4_0; several write one file each from one read. lora: paths, or (path, scale).
+    Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
+    """
+    adapters = [entry if isinstance(entry, tuple) else (entry, 1.0) for entry in lora]
+    request = ConvertRequest(
+        source=os.fspath(source),
+        to=to,
+        outtypes=(outtype,) if isinstance(outtype, str) else tuple(outtype),
+        outfile=None if outfile is None else os.fspath(outfile),
+        adapters=tuple((os.fspath(path), float(scale)) for path, scale in adapters),
+        pure=pure,
+        threads=threads,
+        vocab_dir=None if vocab_dir is None else os.fspath(vocab_dir),
+        vocab_kind=vocab_type,
+        vocab_only=vocab_only,
+        n_ctx=n_ctx,
+        overwrite=overwrite,
+        nonfinite=nonfinite,
+    )
+    return execute(prepare(request), progress)
+
+
+def _file_types(request: ConvertRequest, model: CanonicalModel) -> tuple[FileType, ...]:
+    matrices = [tensor.dtype for tensor in model.tensors.values() if len(tensor.shape) > 1]
+    chosen = [auto_file_type(matrices) if name.lower() == "auto" else file_type(name) for name in request.outtypes]
+    return tuple(dict.fromkeys(chosen))
+
+
+def _jobs(
+    model: CanonicalModel, merged: dict[str, MergedTensor], layouts: Sequence[LaidOut]
+) -> tuple[TensorJob, ...]:
+    """One job per source tensor, in the order of the first file, with an output per file that holds it."""
+    outputs: dict[str, list[TensorOutput]] = {}
+    names: dict[str, str] = {}
+    for index, laid_out in enumerate(layouts):
+        for placed in laid_out.tensors:
+            outputs.setdefault(placed.canonical, []).append(TensorOutput(index, placed.type, placed.offset, placed.size))
+            names.setdefault(placed.canonical, placed.name)
+    jobs = []
+    for canonical, name in names.items():
+        tensor = merged[canonical]
+        jobs.append(
+            TensorJob(
+                name,
+                model.source_names.get(canonical, canonical),
+                tensor.base.shape,
+                tensor.base,
+                tensor.deltas,
+                tuple(outputs[canonical]),
+            )
+        )
+    return tuple(jobs)
+
+
+def _element_bytes(tensor: LazyTensor) -> float:
+    info = TYPES[tensor.dtype]
+    return info.block_bytes / info.block_size

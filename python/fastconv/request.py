@@ -1,0 +1,81 @@
+"""What a conversion is asked to do, checked for sense before any file is opened."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from fastconv.errors import UsageError
+
+TARGETS: dict[str, tuple[str, int]] = {
+    "gguf": ("gguf", 3),
+    "ggjt": ("ggjt", 3),
+    "ggjt-v1": ("ggjt", 1),
+    "ggjt-v2": ("ggjt", 2),
+    "ggjt-v3": ("ggjt", 3),
+}
+"""--to -> (layout, version)."""
+
+NON_FINITE = ("error", "keep", "clamp")
+VOCABULARY_KINDS = ("spm", "bpe")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertRequest:
+    """source: directory or file. outtypes: file types, or ("auto",). outfile: None: beside the input; holds {type} where
+    several types are asked for. adapters: (path, scale). threads: None: all CPUs this process may use. n_ctx: context
+    length, None: as the source says. vocab_dir: None: beside the source. vocab_kind: None: detected.
+
+    Raises UsageError where options contradict each other or name what does not exist.
+    """
+
+    source: str
+    to: str = "gguf"
+    outtypes: tuple[str, ...] = ("auto",)
+    outfile: str | None = None
+    adapters: tuple[tuple[str, float], ...] = ()
+    pure: bool = False
+    threads: int | None = None
+    vocab_dir: str | None = None
+    vocab_kind: str | None = None
+    vocab_only: bool = False
+    n_ctx: int | None = None
+    overwrite: bool = False
+    nonfinite: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.to not in TARGETS:
+            raise UsageError("unknown target", found=self.to, expected=f"one of {', '.join(TARGETS)}")
+        if self.nonfinite not in NON_FINITE:
+            raise UsageError("unknown --nonfinite", found=self.nonfinite, expected=f"one of {', '.join(NON_FINITE)}")
+        if self.vocab_kind is not None and self.vocab_kind not in VOCABULARY_KINDS:
+            raise UsageError(
+                "unknown --vocabtype", found=self.vocab_kind, expected=f"one of {', '.join(VOCABULARY_KINDS)}"
+            )
+        if self.threads is not None and self.threads < 1:
+            raise UsageError("--concurrency must be at least 1", found=self.threads)
+        if self.n_ctx is not None and self.n_ctx < 1:
+            raise UsageError("--ctx must be at least 1", found=self.n_ctx)
+        if not self.outtypes:
+            raise UsageError("no output type was given")
+        if len(set(self.outtypes)) != len(self.outtypes):
+            raise UsageError("an output type is given twice", found=", ".join(self.outtypes))
+        if len(self.outtypes) > 1 and self.outfile is not None and not _has_placeholder(self.outfile):
+            raise UsageError(
+                "--outfile names one file for several types", found=self.outfile, fix="put {type} where the type belongs"
+            )
+        if self.vocab_only and (self.adapters or len(self.outtypes) > 1):
+            raise UsageError("--vocab-only writes no tensors: it goes with neither --lora nor several types")
+
+    def target_path(self, type_name: str) -> str:
+        """The path of the output file of one type."""
+        if self.outfile is not None:
+            return self.outfile.replace("{type}", type_name).replace("{ftype}", type_name)
+        folder = self.source if os.path.isdir(self.source) else os.path.dirname(os.path.abspath(self.source))
+        stem = "vocab" if self.vocab_only else type_name
+        extension = "gguf" if TARGETS[self.to][0] == "gguf" else "bin"
+        return os.path.join(folder, f"ggml-{'' if self.vocab_only else 'model-'}{stem}.{extension}")
+
+
+def _has_placeholder(path: str) -> bool:
+    return "{type}" in path or "{ftype}" in path
