@@ -1,0 +1,40 @@
+"""fastconv: language-model checkpoints, LoRA adapters included, to quantized files in one streaming pass.
+
+    fastconv.convert("path/to/model", lora=["path/to/adapter"], outtype="q4_0", outfile="model.gguf")
+
+Everything is imported where it is first used, so that `import fastconv` and `fastconv --help` stay fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastconv.errors import FastconvError
+
+if TYPE_CHECKING:
+    from fastconv.arrays import dequantize, quantize
+    from fastconv.checkpoint.open import open_checkpoint as open
+    from fastconv.convert import ConversionResult, convert
+    from fastconv.inspection import inspect
+
+__all__ = ["ConversionResult", "FastconvError", "convert", "dequantize", "inspect", "open", "quantize"]
+
+_HOMES = {
+    "ConversionResult": ("fastconv.convert", "ConversionResult"),
+    "convert": ("fastconv.convert", "convert"),
+    "dequantize": ("fastconv.arrays", "dequantize"),
+    "inspect": ("fastconv.inspection", "inspect"),
+    "open": ("fastconv.checkpoint.open", "open_checkpoint"),
+    "quantize": ("fastconv.arrays", "quantize"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+    import importlib
+
+    module, attribute = _HOMES[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value

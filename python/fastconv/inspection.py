@@ -38,3 +38,102 @@ class Inspection:
     tensors: tuple[TensorInfo, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def inspect(path: str | os.PathLike[str]) -> Inspection:
+    """Look into a model folder, an adapter, or a single file; reads headers only. Raises CheckpointError."""
+    path = os.fspath(path)
+    adapter_config = os.path.join(path, "adapter_config.json")
+    if os.path.isdir(path) and os.path.exists(adapter_config):
+        return _adapter(path)
+    checkpoint = open_checkpoint(path)
+    if checkpoint.format == "gguf":
+        return _gguf(checkpoint)
+    if checkpoint.format == "ggjt":
+        return _ggjt(checkpoint)
+    if any(".lora_" in name for name in checkpoint.tensors):
+        return Inspection(path, "adapter", checkpoint.format, None, tensors=_tensors(checkpoint))
+    return _checkpoint(checkpoint)
+
+
+def _adapter(path: str) -> Inspection:
+    from fastconv.adapter.peft import open_adapter
+
+    adapter = open_adapter(path)
+    return Inspection(
+        path,
+        "adapter",
+        adapter.checkpoint.format,
+        None,
+        hyperparameters=dict(adapter.config),
+        tensors=_tensors(adapter.checkpoint),
+    )
+
+
+def _checkpoint(checkpoint: Checkpoint) -> Inspection:
+    from fastconv.architecture.canonical import canonical_model
+    from fastconv.vocab.load import load_vocabulary
+
+    notes = []
+    architecture, hyperparameters, vocabulary = None, dict(checkpoint.config), {}
+    try:
+        model = canonical_model(checkpoint)
+        architecture = model.spec.name
+        hyperparameters = {name: getattr(model.hparams, name) for name in model.hparams.__slots__}
+        found = load_vocabulary(model.directory, model.hparams.n_vocab, config=model.config)
+        vocabulary = {"kind": found.kind, "tokens": len(found.tokens)}
+    except FastconvError as error:
+        # A look inside must work for models that cannot be converted, and say why they cannot.
+        notes.append(str(error))
+    return Inspection(
+        checkpoint.path,
+        "checkpoint",
+        checkpoint.format,
+        architecture,
+        hyperparameters,
+        vocabulary,
+        _tensors(checkpoint),
+        dict(checkpoint.metadata),
+        tuple(notes),
+    )
+
+
+def _gguf(checkpoint: Checkpoint) -> Inspection:
+    values = dict(checkpoint.metadata)
+    architecture = values.get("general.architecture")
+    prefix = f"{architecture}."
+    tokens = values.get("tokenizer.ggml.tokens", ())
+    return Inspection(
+        checkpoint.path,
+        "gguf",
+        "gguf",
+        architecture,
+        {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)},
+        {"kind": values.get("tokenizer.ggml.model"), "tokens": len(tokens)} if tokens else {},
+        _tensors(checkpoint),
+        {key: value for key, value in values.items() if not key.startswith(prefix)},
+    )
+
+
+def _ggjt(checkpoint: Checkpoint) -> Inspection:
+    values = dict(checkpoint.metadata)
+    tokens = values.pop("tokens", ())
+    values.pop("scores", None)
+    return Inspection(
+        checkpoint.path,
+        "ggjt",
+        "ggjt",
+        "llama",
+        values,
+        {"kind": "spm", "tokens": len(tokens)},
+        _tensors(checkpoint),
+    )
+
+
+def _tensors(checkpoint: Checkpoint) -> tuple[TensorInfo, ...]:
+    return tuple(_tensor_info(name, tensor) for name, tensor in checkpoint.tensors.items())
+
+
+def _tensor_info(name: str, tensor: LazyTensor) -> TensorInfo:
+    piece = tensor.pieces[0]
+    return TensorInfo(name, tensor.dtype, tensor.shape, tensor.n_bytes, piece.offset, piece.storage.path)

@@ -1,0 +1,145 @@
+"""quantize() and dequantize() for arrays in memory: NumPy arrays and torch tensors of f32, f16 and bf16."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastconv import _native
+from fastconv.errors import NonFiniteError, UsageError
+from fastconv.types import TYPES
+
+if TYPE_CHECKING:
+    import torch
+
+_ROWS_PER_SLICE_BYTES = 64 << 20
+
+
+def quantize(
+    array: np.ndarray | torch.Tensor, type: str, *, threads: int | None = None, nonfinite: str = "error"
+) -> Any:
+    """Quantize along the last dimension, with the bytes that ggml's reference writes.
+
+    array: f32, f16 or bf16 (ml_dtypes.bfloat16 or torch.bfloat16), any shape (..., n), n a multiple of the type's block.
+    type: a block or float type such as "q4_0". threads: None: all CPUs. Returns uint8 (..., bytes of a row), a torch
+    tensor if one was given. Raises UsageError for a type, dtype or shape that cannot be, NonFiniteError for values that
+    are NaN, infinite or beyond the type unless nonfinite is "keep".
+    """
+    info = _encodable(type)
+    values, type_in, as_torch = _source(array)
+    if values.ndim == 0 or values.shape[-1] % info.block_size:
+        raise UsageError(
+            f"the last dimension does not divide into {info.name} blocks",
+            found=values.shape[-1] if values.ndim else "a scalar",
+            expected=f"a multiple of {info.block_size}",
+        )
+    if nonfinite not in ("error", "keep"):
+        raise UsageError("unknown nonfinite", found=nonfinite, expected="error or keep")
+    n_cols = values.shape[-1]
+    row_bytes = n_cols // info.block_size * info.block_bytes
+    result = np.empty((*values.shape[:-1], row_bytes), dtype=np.uint8)
+    matrix = values.reshape(-1, n_cols) if values.size else values.reshape(0, n_cols)
+    out = result.reshape(-1, row_bytes) if result.size else result.reshape(0, row_bytes)
+    step = max(1, _ROWS_PER_SLICE_BYTES // max(1, n_cols * 4))
+    n_threads = _threads(threads)
+    for start in range(0, len(matrix), step):
+        rows = _as_float32(matrix[start : start + step], type_in, n_threads)
+        if nonfinite == "error":
+            _check_finite(rows, info, start)
+        out[start : start + step] = _native.quantize(rows, info.name, n_threads)
+    return _like(result, as_torch)
+
+
+def dequantize(blocks: np.ndarray | torch.Tensor, type: str, *, threads: int | None = None) -> Any:
+    """Decode rows of blocks to float32, exactly.
+
+    blocks: uint8 (..., bytes of a row). Returns float32 (..., n), a torch tensor if one was given. Raises UsageError for
+    an unknown type or a last dimension that is not whole blocks.
+    """
+    info = TYPES.get(type.lower())
+    if info is None or not info.decodes:
+        raise UsageError("unknown type", found=type, expected=", ".join(n for n, t in TYPES.items() if t.decodes))
+    as_torch = _is_torch(blocks)
+    data = blocks.numpy() if as_torch else np.asarray(blocks)
+    if data.dtype != np.uint8 or data.ndim == 0 or data.shape[-1] % info.block_bytes:
+        raise UsageError(
+            f"blocks of {info.name} must be uint8 with whole blocks in a row",
+            found=f"{data.dtype} of shape {data.shape}",
+            expected=f"a last dimension that is a multiple of {info.block_bytes}",
+        )
+    n_cols = data.shape[-1] // info.block_bytes * info.block_size
+    matrix = np.ascontiguousarray(data).reshape(int(np.prod(data.shape[:-1])), data.shape[-1])
+    values = _native.dequantize(matrix, info.name, _threads(threads))
+    return _like(values.reshape((*data.shape[:-1], n_cols)), as_torch)
+
+
+def _encodable(type_name: str) -> _native.TypeInfo:
+    info = TYPES.get(type_name.lower())
+    if info is None or not info.encodes:
+        raise UsageError("unknown type", found=type_name, expected=", ".join(n for n, t in TYPES.items() if t.encodes))
+    return info
+
+
+def _is_torch(array: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def _source(array: Any) -> tuple[np.ndarray, str, bool]:
+    """The array as NumPy sees its bits, their type name, and whether it came from torch."""
+    as_torch = _is_torch(array)
+    if as_torch:
+        import torch
+
+        tensor = array.detach()
+        if tensor.device.type != "cpu":
+            raise UsageError("the tensor is not in main memory", found=tensor.device, fix="call .cpu() first")
+        if tensor.dtype == torch.bfloat16:
+            return tensor.contiguous().view(torch.int16).numpy().view(np.uint16), "bf16", True
+        array = tensor.numpy()
+    array = np.asarray(array)
+    if array.dtype == np.float32:
+        return array, "f32", as_torch
+    if array.dtype == np.float16:
+        return array, "f16", as_torch
+    if array.dtype.name == "bfloat16":
+        return np.ascontiguousarray(array).view(np.uint16), "bf16", as_torch
+    raise UsageError("arrays of this dtype cannot be quantized", found=array.dtype, expected="float32, float16 or bfloat16")
+
+
+def _as_float32(rows: np.ndarray, type_name: str, threads: int) -> np.ndarray:
+    rows = np.ascontiguousarray(rows)
+    if type_name == "f32":
+        return rows
+    return _native.dequantize(rows.view(np.uint8).reshape(len(rows), -1), type_name, threads)
+
+
+def _check_finite(rows: np.ndarray, info: _native.TypeInfo, first_row: int) -> None:
+    bad = ~(np.abs(rows) <= np.float32(info.max_abs))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise NonFiniteError(
+            f"a value does not fit {info.name}",
+            found=f"{rows[row, column]} in row {first_row + row}, column {column}",
+            fix='nonfinite="keep" writes it all the same',
+        )
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        from fastconv.engine import default_threads
+
+        return default_threads()
+    if threads < 1:
+        raise UsageError("threads must be at least 1", found=threads)
+    return threads
+
+
+def _like(result: np.ndarray, as_torch: bool) -> Any:
+    if not as_torch:
+        return result
+    import torch
+
+    return torch.from_numpy(result)
