@@ -22,10 +22,10 @@ def quantize(
 ) -> Any:
     """Quantize along the last dimension, with the bytes that ggml's reference writes.
 
-    array: f32, f16 or bf16 (ml_dtypes.bfloat16 or torch.bfloat16), any shape (..., n), n a multiple of the type's block.
+    array: f32, f16 or bf16 (ml_dtypes.bfloat16 or torch.bfloat16) of shape (..., n), n a multiple of the type's block.
     type: a block or float type such as "q4_0". threads: None: all CPUs. Returns uint8 (..., bytes of a row), a torch
-    tensor if one was given. Raises UsageError for a type, dtype or shape that cannot be, NonFiniteError for values that
-    are NaN, infinite or beyond the type unless nonfinite is "keep".
+    tensor if one was given. Raises UsageError for a type, dtype or shape that cannot be, NonFiniteError for values
+    that are NaN, infinite or beyond the type unless nonfinite is "keep".
     """
     info = _encodable(type)
     values, type_in, as_torch = _source(array)
@@ -55,8 +55,8 @@ def quantize(
 def dequantize(blocks: np.ndarray | torch.Tensor, type: str, *, threads: int | None = None) -> Any:
     """Decode rows of blocks to float32, exactly.
 
-    blocks: uint8 (..., bytes of a row). Returns float32 (..., n), a torch tensor if one was given. Raises UsageError for
-    an unknown type or a last dimension that is not whole blocks.
+    blocks: uint8 (..., bytes of a row). Returns float32 (..., n), a torch tensor if one was given. Raises UsageError
+    for an unknown type or a last dimension that is not whole blocks.
     """
     info = TYPES.get(type.lower())
     if info is None or not info.decodes:
@@ -106,7 +106,7 @@ def _source(array: Any) -> tuple[np.ndarray, str, bool]:
         return array, "f16", as_torch
     if array.dtype.name == "bfloat16":
         return np.ascontiguousarray(array).view(np.uint16), "bf16", as_torch
-    raise UsageError("arrays of this dtype cannot be quantized", found=array.dtype, expected="float32, float16 or bfloat16")
+    raise UsageError("arrays of this dtype cannot be quantized", found=array.dtype, expected="f32, f16 or bf16")
 
 
 def _as_float32(rows: np.ndarray, type_name: str, threads: int) -> np.ndarray:

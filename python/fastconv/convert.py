@@ -22,7 +22,7 @@ from fastconv.plan.build import interleaved
 from fastconv.plan.ftype import FileType, auto_file_type, file_type
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.request import TARGETS, ConvertRequest
-from fastconv.types import TYPES, row_bytes
+from fastconv.types import TYPES
 from fastconv.vocab.load import load_vocabulary
 
 Progress = Callable[[int, int], None]
@@ -91,9 +91,7 @@ def prepare(request: ConvertRequest) -> Preparation:
     jobs = _jobs(model, merged, layouts)
     bytes_in = sum(job.source.n_elements * _element_bytes(job.source) for job in jobs)
     notes = tuple(dict.fromkeys(note for laid_out in layouts for note in laid_out.notes))
-    return Preparation(
-        request, model, file_types, layouts, targets, jobs, int(bytes_in), tuple(adapters), notes
-    )
+    return Preparation(request, model, file_types, layouts, targets, jobs, int(bytes_in), tuple(adapters), notes)
 
 
 def execute(prepared: Preparation, progress: Progress | None = None) -> ConversionResult:
@@ -179,15 +177,15 @@ def _file_types(request: ConvertRequest, model: CanonicalModel) -> tuple[FileTyp
     return tuple(dict.fromkeys(chosen))
 
 
-def _jobs(
-    model: CanonicalModel, merged: dict[str, MergedTensor], layouts: Sequence[LaidOut]
-) -> tuple[TensorJob, ...]:
+def _jobs(model: CanonicalModel, merged: dict[str, MergedTensor], layouts: Sequence[LaidOut]) -> tuple[TensorJob, ...]:
     """One job per source tensor, in the order of the first file, with an output per file that holds it."""
     outputs: dict[str, list[TensorOutput]] = {}
     names: dict[str, str] = {}
     for index, laid_out in enumerate(layouts):
         for placed in laid_out.tensors:
-            outputs.setdefault(placed.canonical, []).append(TensorOutput(index, placed.type, placed.offset, placed.size))
+            outputs.setdefault(placed.canonical, []).append(
+                TensorOutput(index, placed.type, placed.offset, placed.size)
+            )
             names.setdefault(placed.canonical, placed.name)
     jobs = []
     for canonical, name in names.items():

@@ -62,7 +62,9 @@ class ConvertRequest:
             raise UsageError("an output type is given twice", found=", ".join(self.outtypes))
         if len(self.outtypes) > 1 and self.outfile is not None and not _has_placeholder(self.outfile):
             raise UsageError(
-                "--outfile names one file for several types", found=self.outfile, fix="put {type} where the type belongs"
+                "--outfile names one file for several types",
+                found=self.outfile,
+                fix="put {type} where the type belongs",
             )
         if self.vocab_only and (self.adapters or len(self.outtypes) > 1):
             raise UsageError("--vocab-only writes no tensors: it goes with neither --lora nor several types")

@@ -31,10 +31,8 @@ def canonical_model(checkpoint: Checkpoint, n_ctx: int | None = None) -> Canonic
     n_ctx: context length, None: as the checkpoint says. Raises ArchitectureError where the configuration is missing or
     unknown, or a tensor is missing, surplus, of another shape than the configuration says or of a type without values.
     """
-    if _META_EMBEDDING in checkpoint.tensors:
-        model = _from_meta(checkpoint, n_ctx)
-    else:
-        model = _from_hf(checkpoint)
+    is_meta = _META_EMBEDDING in checkpoint.tensors
+    model = _from_meta(checkpoint, n_ctx) if is_meta else _from_hf(checkpoint)
     return model if n_ctx is None else replace(model, hparams=replace(model.hparams, n_ctx=n_ctx))
 
 

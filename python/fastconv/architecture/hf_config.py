@@ -91,9 +91,9 @@ def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
     if kind not in ("linear", "yarn", "llama3", "longrope", "su"):
         raise _bad("rope_scaling.rope_type", kind, "default, linear, dynamic, yarn, llama3 or longrope")
     for key, found in rope.items():
-        if "factor" in key or key in ("beta_fast", "beta_slow", "original_max_position_embeddings"):
-            if found is not None and not isinstance(found, list) and type(found) not in (int, float):
-                raise _bad(f"rope_scaling.{key}", found, "a number")
+        numeric = "factor" in key or key in ("beta_fast", "beta_slow", "original_max_position_embeddings")
+        if numeric and not (found is None or isinstance(found, list) or type(found) in (int, float)):
+            raise _bad(f"rope_scaling.{key}", found, "a number")
     if kind in ("linear", "yarn", "llama3") and not rope.get("factor"):
         raise _bad("rope_scaling.factor", rope.get("factor"), f"a number, which {kind} scaling needs")
     return RopeScaling("longrope" if kind == "su" else kind, rope)

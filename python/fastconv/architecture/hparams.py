@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """kind: "linear", "yarn", "llama3" or "longrope"; parameters: the rest of the source's rope scaling, by HF's keys."""
+    """kind: "linear", "yarn", "llama3" or "longrope". parameters: the rest of the source's settings, by HF's keys."""
 
     kind: str
     parameters: dict[str, Any] = field(default_factory=dict)

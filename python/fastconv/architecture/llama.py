@@ -21,9 +21,7 @@ def _layer_rule(hf: str, meta: str, shape: tuple[str, ...], **options: Any) -> T
 _RULES = (
     TensorRule("model.embed_tokens.weight", "tok_embeddings.weight", ("n_vocab", "n_embd"), join=1),
     TensorRule("model.norm.weight", "norm.weight", ("n_embd",)),
-    TensorRule(
-        "lm_head.weight", "output.weight", ("n_vocab", "n_embd"), join=0, tied_to="model.embed_tokens.weight"
-    ),
+    TensorRule("lm_head.weight", "output.weight", ("n_vocab", "n_embd"), join=0, tied_to="model.embed_tokens.weight"),
     _layer_rule("self_attn.q_proj.weight", "attention.wq.weight", ("n_embd_q", "n_embd"), rope_heads="n_head", join=0),
     _layer_rule(
         "self_attn.k_proj.weight", "attention.wk.weight", ("n_embd_kv", "n_embd"), rope_heads="n_head_kv", join=0

@@ -8,7 +8,9 @@ from typing import Any
 from fastconv.errors import ArchitectureError
 
 
-def as_hf_config(params: dict[str, Any], shape_of: Callable[[str], tuple[int, ...]], n_ctx: int | None) -> dict[str, Any]:
+def as_hf_config(
+    params: dict[str, Any], shape_of: Callable[[str], tuple[int, ...]], n_ctx: int | None
+) -> dict[str, Any]:
     """A config.json for a Meta checkpoint.
 
     params: params.json. shape_of: full (joined) shape of a Meta tensor name. n_ctx: the user's, None: as released

@@ -14,11 +14,11 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 class TensorRule:
     """One kind of tensor. Names hold {layer} where the tensor stands once per layer.
 
-    hf: canonical name. meta: name in Meta checkpoints and GGJT files. shape: attribute names of Hyperparameters, output
-    dimension first. rope_heads: attribute with the number of heads whose rows Meta, GGML and GGUF interleave, None where
-    all formats share one row order. join: axis along which Meta's model-parallel parts are put together, None: parts
-    repeat it. when: the tensor exists in models for which this attribute is true. tied_to: canonical name of the tensor
-    that stands in for it in models with tied embeddings.
+    hf: canonical name. meta: name in Meta checkpoints and GGJT files. shape: attribute names of Hyperparameters,
+    output dimension first. rope_heads: attribute with the number of heads whose rows Meta, GGML and GGUF interleave,
+    None where all formats share one row order. join: axis along which Meta's model-parallel parts are put together,
+    None: parts repeat it. when: the tensor exists in models for which this attribute is true. tied_to: canonical name
+    of the tensor that stands in for it in models with tied embeddings.
     """
 
     hf: str
@@ -50,8 +50,8 @@ class CanonicalModel:
     """The hub of every conversion: Hugging Face names and row order, whatever the source was.
 
     tensors: complete and of the right shapes, in source order; lm_head.weight is absent from tied models. directory:
-    where tokenizer files and the model card are. config: the source's config.json, {} if it had none. source_names: what
-    the source called each tensor.
+    where tokenizer files and the model card are. config: config.json, or the same keys drawn from params.json.
+    source_names: what the source called each tensor.
     """
 
     spec: ArchitectureSpec

@@ -13,7 +13,10 @@ def model(request: ConvertRequest) -> int:
 
     found = canonical_model(open_checkpoint(request.source), request.n_ctx)
     print("\n".join(f"{name} = {getattr(found.hparams, name)}" for name in found.hparams.__slots__))
-    rows = [(name, t.dtype, " x ".join(map(str, t.shape)), found.source_names[name]) for name, t in found.tensors.items()]
+    rows = [
+        (name, tensor.dtype, " x ".join(map(str, tensor.shape)), found.source_names[name])
+        for name, tensor in found.tensors.items()
+    ]
     print("\n".join(table(rows)))
     return 0
 

@@ -79,7 +79,9 @@ def plan_text(prepared: Preparation) -> str:
             deltas = f" + {tensor['deltas']} LoRA" if tensor["deltas"] else ""
             shape = " x ".join(map(str, tensor["shape"]))
             place = (str(tensor["bytes"]), str(tensor["offset"]))
-            rows.append((tensor["name"], tensor["source"] + deltas, tensor["source_type"], shape, tensor["type"], *place))
+            rows.append(
+                (tensor["name"], tensor["source"] + deltas, tensor["source_type"], shape, tensor["type"], *place)
+            )
         lines += table(rows, right={5, 6})
         lines.append(f"{output['path']}: {output['type']}, {len(output['tensors'])} tensors, {output['bytes']} bytes")
     lines += [f"note: {note}" for note in prepared.notes]

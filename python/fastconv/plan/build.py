@@ -34,9 +34,7 @@ def interleaved(model: CanonicalModel, tensors: Mapping[str, MergedTensor]) -> d
         attribute: interleaved_from_halves(getattr(model.hparams, attribute), model.hparams.head_dim)
         for attribute in set(heads.values())
     }
-    return {
-        name: merged.with_rows(index[heads[name]]) if name in heads else merged for name, merged in tensors.items()
-    }
+    return {name: merged.with_rows(index[heads[name]]) if name in heads else merged for name, merged in tensors.items()}
 
 
 def meta_names(model: CanonicalModel) -> dict[str, str]:

@@ -14,7 +14,10 @@ from fastconv.types import TYPES
 
 @dataclass(frozen=True, slots=True)
 class FileType:
-    """What --outtype names. name: as typed. type: block type of most matrices. gguf_name: member of gguf.LlamaFileType."""
+    """What --outtype names.
+
+    name: as typed. type: block type of most matrices. gguf_name: member of gguf.LlamaFileType.
+    """
 
     name: str
     type: str
@@ -50,9 +53,7 @@ def file_type(name: str) -> FileType:
     try:
         return FILE_TYPES[name.lower()]
     except KeyError:
-        raise UsageError(
-            "unknown output type", found=name, expected=f"one of auto, {', '.join(FILE_TYPES)}"
-        ) from None
+        raise UsageError("unknown output type", found=name, expected=f"one of auto, {', '.join(FILE_TYPES)}") from None
 
 
 def tensor_type(name: str, shape: tuple[int, ...], file_type: FileType, *, pure: bool, tied: bool) -> str:
