@@ -80,7 +80,9 @@ def prepare(request: ConvertRequest) -> Preparation:
     if layout == "gguf":
         layouts = tuple(gguf.lay_out(model, merged, vocabulary, ftype, pure=request.pure) for ftype in file_types)
     else:
-        layouts = tuple(ggjt.lay_out(model, merged, vocabulary, ftype, version) for ftype in file_types)
+        layouts = tuple(
+            ggjt.lay_out(model, merged, vocabulary, ftype, version, pure=request.pure) for ftype in file_types
+        )
     targets = tuple(os.fspath(request.target_path(ftype.name)) for ftype in file_types)
     inputs = [*checkpoint.files, *(path for delta in adapters for path in delta.files)]
     check_targets(
@@ -173,8 +175,15 @@ def convert(
 
 def _file_types(request: ConvertRequest, model: CanonicalModel) -> tuple[FileType, ...]:
     matrices = [tensor.dtype for tensor in model.tensors.values() if len(tensor.shape) > 1]
-    chosen = [auto_file_type(matrices) if name.lower() == "auto" else file_type(name) for name in request.outtypes]
-    return tuple(dict.fromkeys(chosen))
+    layout, _ = TARGETS[request.to]
+
+    def chosen(name: str) -> FileType:
+        if name.lower() != "auto":
+            return file_type(name)
+        kept = auto_file_type(matrices)
+        return file_type(ggjt.auto_outtype(kept.name)) if layout == "ggjt" else kept
+
+    return tuple(dict.fromkeys(map(chosen, request.outtypes)))
 
 
 def _jobs(model: CanonicalModel, merged: dict[str, MergedTensor], layouts: Sequence[LaidOut]) -> tuple[TensorJob, ...]:

@@ -1,0 +1,1 @@
+"""Command lines of older tools, translated to fastconv's own."""
