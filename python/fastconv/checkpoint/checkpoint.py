@@ -16,6 +16,8 @@ class Checkpoint:
     "safetensors", "torch", "gguf", "ggjt" (the whole GGML family). files: every tensor file, in order. tensors: by name
     as stored, in the order of the files. config: config.json or params.json, {} if there is none. metadata: what the
     format itself holds beside tensors (GGUF key-values, safetensors __metadata__, the GGJT header), by its own keys.
+    parts: the model-parallel parts of a Meta or early GGML model, in order, each with the same names, which `tensors`
+    then holds of part 0; () for every other source.
     """
 
     path: str
@@ -25,3 +27,4 @@ class Checkpoint:
     tensors: dict[str, LazyTensor]
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    parts: tuple[dict[str, LazyTensor], ...] = ()

@@ -6,6 +6,7 @@ original description behind, so that Meta -> canonical -> GGUF is the identity.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,9 +44,9 @@ class Piece:
 class LazyTensor:
     """A named tensor that is drawn, row by row, from pieces of storages.
 
-    shape: logical shape, output dimension first as in NumPy. n_rows, n_cols: the same elements as a matrix; a 1-D tensor
-    is one row, or one column once its elements have been rearranged. rows: row r is stored row rows[r]; None: all stored
-    rows in order. dtype: the type name of the pieces (of the first, should they differ).
+    shape: logical shape, output dimension first as in NumPy. n_rows, n_cols: the same elements as a matrix; a 1-D
+    tensor is one row, or one column once its elements have been rearranged. rows: row r is stored row rows[r]; None:
+    all stored rows in order. dtype: the type name of the pieces (of the first, should they differ).
     """
 
     name: str
@@ -77,12 +78,12 @@ class LazyTensor:
         if strides is None:
             row_stride, col_stride = n_cols, 1
         else:
-            strides = tuple(strides)
             col_stride = strides[-1] if shape else 1
-            row_stride = strides[-2] if len(shape) > 1 else n_cols
-            for dim in range(len(shape) - 2):
-                if shape[dim] > 1 and strides[dim] != strides[dim + 1] * shape[dim + 1]:
-                    raise ValueError(f"{name}: strides {strides} of shape {shape} do not fold into rows")
+            leading = [(n, stride) for n, stride in zip(shape[:-1], strides, strict=False) if n != 1]
+            row_stride = leading[-1][1] if leading else n_cols
+            for (_, outer), (n, inner) in itertools.pairwise(leading):
+                if outer != n * inner:
+                    raise ValueError(f"{name}: strides {tuple(strides)} of shape {shape} do not fold into rows")
         piece = Piece(storage, dtype, offset, row_stride, col_stride, 0, n_rows, 0, n_cols)
         return cls(name, dtype, shape, n_rows, n_cols, (piece,))
 
@@ -116,14 +117,18 @@ class LazyTensor:
             for p in self.pieces
         )
         return replace(
-            self, shape=self.shape[::-1], n_rows=self.n_cols, n_cols=self.n_rows, pieces=pieces
+            self,
+            shape=self.shape[::-1],
+            n_rows=self.n_cols,
+            n_cols=self.n_rows,
+            pieces=pieces,
         )
 
     @classmethod
     def joined(cls, name: str, parts: Sequence[LazyTensor], axis: int) -> LazyTensor:
-        """Parts put one after the other along rows (axis 0) or columns (axis 1). Parts of axis 1 have their rows in order.
+        """Parts put one after the other along rows (axis 0) or columns (axis 1).
 
-        Raises ValueError if the parts do not fit together.
+        Parts of axis 1 have their rows in order. Raises ValueError if the parts do not fit together.
         """
         first = parts[0]
         if len(first.shape) == 1 and axis == 0:
@@ -168,14 +173,30 @@ class LazyTensor:
         if self.n_cols == 1:
             return self
         pieces = tuple(
-            replace(p, row_stride=p.col_stride, col_stride=1, row=p.col, n_rows=p.n_cols, col=0, n_cols=1)
+            replace(
+                p,
+                row_stride=p.col_stride,
+                col_stride=1,
+                row=p.col,
+                n_rows=p.n_cols,
+                col=0,
+                n_cols=1,
+            )
             for p in self.pieces
         )
         return replace(self, n_rows=self.n_cols, n_cols=1, pieces=pieces)
 
     def _as_row(self) -> LazyTensor:
         pieces = tuple(
-            replace(p, row_stride=p.n_rows, col_stride=p.row_stride, row=0, n_rows=1, col=p.row, n_cols=p.n_rows)
+            replace(
+                p,
+                row_stride=p.n_rows,
+                col_stride=p.row_stride,
+                row=0,
+                n_rows=1,
+                col=p.row,
+                n_cols=p.n_rows,
+            )
             for p in self.pieces
         )
         return replace(self, n_rows=1, n_cols=self.n_rows, pieces=pieces)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,17 @@ class FileStorage:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+            if not stat.S_ISREG(os.stat(self.path).st_mode):  # before opening: a pipe would block
+                raise CheckpointError("is not a regular file", file=self.path)
+            self._fd = os.open(
+                self.path,
+                os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0),
+            )
         except OSError as error:
             raise CheckpointError(f"cannot be opened ({error.strerror})", file=self.path) from None
+        except ValueError:
+            raise CheckpointError("is not a path", file=repr(self.path)) from None
         status = os.fstat(self._fd)
-        if not os.path.isfile(self.path):
-            os.close(self._fd)
-            self._fd = -1
-            raise CheckpointError("is not a regular file", file=self.path)
         self.size: int = status.st_size
         self.identity = (status.st_dev, status.st_ino)
 
@@ -49,7 +53,11 @@ class FileStorage:
         while length:
             chunk = os.pread(self._fd, length, offset)
             if not chunk:
-                raise CheckpointError("shrank while being read", file=self.path, fix="do not modify it during a run")
+                raise CheckpointError(
+                    "shrank while being read",
+                    file=self.path,
+                    fix="do not modify it during a run",
+                )
             chunks.append(chunk)
             offset += len(chunk)
             length -= len(chunk)
