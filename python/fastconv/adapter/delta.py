@@ -37,14 +37,21 @@ class MergedTensor:
     deltas: tuple[LoraDelta, ...] = ()
 
     def with_rows(self, index: np.ndarray) -> MergedTensor:
-        return MergedTensor(self.base.with_rows(index), tuple(d.with_rows(index) for d in self.deltas))
+        base = self.base.with_rows(index)
+        if self.deltas and len(base.shape) == 1:
+            base = base.as_column()  # the factors of a bias's delta are rows x rank too
+        return MergedTensor(base, tuple(d.with_rows(index) for d in self.deltas))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterSummary:
-    """What was applied. n_tensors: adapter tensors, all of them placed. scales: distinct scales, in order of appearance."""
+    """What was applied. n_tensors: adapter tensors, all of them placed. scales: distinct, in order of appearance.
+
+    targets: canonical names of the tensors that got a delta; those replaced whole are not among them.
+    """
 
     path: str
     n_tensors: int
     scales: tuple[float, ...]
     warnings: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()

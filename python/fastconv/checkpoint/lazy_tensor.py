@@ -92,7 +92,7 @@ class LazyTensor:
 
     def with_rows(self, index: np.ndarray) -> LazyTensor:
         """Row r of the view is row index[r] of this tensor (for a 1-D tensor: element). index: (n,) integers."""
-        matrix = self._as_column() if len(self.shape) == 1 else self
+        matrix = self.as_column() if len(self.shape) == 1 else self
         rows = np.asarray(index if matrix.rows is None else matrix.rows[index], dtype=np.int64)
         n_stored = max(piece.row + piece.n_rows for piece in matrix.pieces)
         identity = len(rows) == n_stored and np.array_equal(rows, np.arange(n_stored))
@@ -132,7 +132,7 @@ class LazyTensor:
         """
         first = parts[0]
         if len(first.shape) == 1 and axis == 0:
-            parts = [part._as_column() for part in parts]
+            parts = [part.as_column() for part in parts]
         other = 1 - axis
         if any((p.n_rows, p.n_cols)[other] != (first.n_rows, first.n_cols)[other] for p in parts if p.shape[1:]):
             raise ValueError(f"{name}: parts of shapes {[p.shape for p in parts]} do not join along axis {axis}")
@@ -169,7 +169,8 @@ class LazyTensor:
         """Paths of the input files that hold it, each once."""
         return tuple(dict.fromkeys(p.storage.path for p in self.pieces if isinstance(p.storage, FileStorage)))
 
-    def _as_column(self) -> LazyTensor:
+    def as_column(self) -> LazyTensor:
+        """A 1-D tensor as a matrix of one column; its shape stays."""
         if self.n_cols == 1:
             return self
         pieces = tuple(
