@@ -1,0 +1,252 @@
+"""Adapters onto a canonical model: which tensors are replaced, and which updates are added to them.
+
+Every tensor of every adapter is placed, or AdapterError names it. No weights are read, except where the adapters say
+the same thing twice and where they may say nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fastconv.adapter.content import is_zero, same_content
+from fastconv.adapter.delta import AdapterSummary, LoraDelta, MergedTensor
+from fastconv.adapter.peft import LoraPair, PeftAdapter, WholeTensor, open_peft_adapter
+from fastconv.architecture.canonical import instances, rule_shape
+from fastconv.architecture.hparams import Hyperparameters
+from fastconv.architecture.spec import CanonicalModel, TensorRule
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.storage import ArrayStorage
+from fastconv.errors import AdapterError, UsageError
+
+_F32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptedModel:
+    """A model and what is done to its tensors.
+
+    hparams: the model's, with the vocabulary and tying that the adapters left. tensors: by canonical name, in the
+    model's order; lm_head.weight comes last where an adapter untied it. summaries: one per adapter.
+    """
+
+    hparams: Hyperparameters
+    tensors: dict[str, MergedTensor]
+    summaries: tuple[AdapterSummary, ...]
+
+
+def attach_adapters(
+    model: CanonicalModel, adapters: Sequence[tuple[str | os.PathLike[str], float]] = ()
+) -> AdaptedModel:
+    """Adds up adapters, each with the user's factor, in the order given; without any, the model as it is.
+
+    The factor multiplies B A, with DoRA before the rows are rescaled, as in PEFT; whole tensors it does not reach. An
+    update of lm_head or of the embedding of a model that shares them goes to that one alone. Raises AdapterError where
+    an adapter cannot be applied whole, UsageError for a factor that is not finite.
+    """
+    opened = []
+    for path, factor in adapters:
+        if not math.isfinite(factor):
+            raise UsageError("the scale of an adapter is not finite", file=path, found=factor)
+        opened.append((open_peft_adapter(path), float(factor)))
+    merge = _Merge(model)
+    summaries = tuple(merge.add(adapter, factor) for adapter, factor in opened)
+    return AdaptedModel(merge.finished_hparams(), merge.tensors, summaries)
+
+
+class _Merge:
+    def __init__(self, model: CanonicalModel) -> None:
+        self.model = model
+        self.rules: dict[str, TensorRule] = {name: rule for rule, _, name in instances(model.spec, model.hparams)}
+        self.tensors = {name: MergedTensor(tensor) for name, tensor in model.tensors.items()}
+        self.tied = {
+            name: rule.tied_to
+            for name, rule in self.rules.items()
+            if rule.tied_to is not None and name not in model.tensors
+        }
+        self.replaced: dict[str, str] = {}  # canonical name -> file of the adapter that replaced it
+
+    def add(self, adapter: PeftAdapter, factor: float) -> AdapterSummary:
+        vocab_before = self._n_vocab()
+        for whole in adapter.whole:
+            self._replace(adapter, whole)
+        scales: dict[float, None] = {}
+        targets: list[str] = []
+        for pair in adapter.pairs:
+            scale = factor * adapter.config.scale_of(pair.module)
+            if abs(scale) > _F32_MAX:
+                raise AdapterError("the scale is too large", file=adapter.file, tensor=pair.b.name, found=scale)
+            scales[scale] = None
+            targets += self._add_pair(adapter, pair, float(np.float32(scale)))
+        warnings = list(_idle(adapter, factor))
+        if factor != 1 and adapter.whole:
+            warnings.append(f"scale {factor:g} does not reach {len(adapter.whole)} tensors that are replaced whole")
+        if self._n_vocab() != vocab_before:
+            warnings.append(
+                f"changes the vocabulary from {vocab_before} to {self._n_vocab()} tokens; its tokenizer must match"
+            )
+        return AdapterSummary(adapter.path, adapter.n_tensors, tuple(scales), tuple(warnings), tuple(targets))
+
+    def finished_hparams(self) -> Hyperparameters:
+        """Raises AdapterError where tensors disagree about the vocabulary. Unties only what has come to differ."""
+        for name, stand_in in self.tied.items():
+            merged = [self.tensors[n] for n in (name, stand_in) if n in self.tensors]
+            if len(merged) == 2 and not any(m.deltas for m in merged) and same_content(*(m.base for m in merged)):
+                del self.tensors[name]
+        n_vocab = self._n_vocab()
+        for name, merged in self.tensors.items():
+            if self.rules[name].shape[0] == "n_vocab" and merged.base.shape[0] != n_vocab:
+                raise AdapterError(
+                    "the vocabulary was resized for one tensor only",
+                    file=next(iter(self.replaced.values())),
+                    tensor=name,
+                    found=f"{merged.base.shape[0]} rows",
+                    expected=n_vocab,
+                    fix="the adapter must hold the embedding and lm_head",
+                )
+        tied = self.model.hparams.tied_embeddings and all(name not in self.tensors for name in self.tied)
+        return replace(self.model.hparams, n_vocab=n_vocab, tied_embeddings=tied)
+
+    def _n_vocab(self) -> int:
+        return next(
+            merged.base.shape[0] for name, merged in self.tensors.items() if self.rules[name].shape[0] == "n_vocab"
+        )
+
+    def _canonical(self, adapter: PeftAdapter, name: str, tensor: LazyTensor) -> str:
+        """Adapters of a bare LlamaModel lack the leading "model."."""
+        for candidate in (name, f"model.{name}"):
+            if candidate in self.rules:
+                return candidate
+        raise AdapterError(
+            "the model has no such tensor", file=adapter.file, tensor=tensor.name, expected=f"a {name} in the model"
+        )
+
+    def _untie(self, name: str) -> None:
+        for alias, stand_in in self.tied.items():
+            if name in (alias, stand_in) and alias not in self.tensors:
+                self.tensors[alias] = MergedTensor(self.tensors[stand_in].base.renamed(alias))
+
+    def _replace(self, adapter: PeftAdapter, whole: WholeTensor) -> None:
+        name = self._canonical(adapter, whole.name, whole.tensor)
+        self._untie(name)
+        before = self.tensors[name]
+        expected = rule_shape(self.rules[name], self.model.hparams)
+        found = whole.tensor.shape
+        resized = self.rules[name].shape[0] == "n_vocab" and found[:1] != (0,) and found[1:] == expected[1:]
+        if found != expected and not (resized and not before.deltas):
+            raise _shape_error(adapter, whole.tensor, expected)
+        if name in self.replaced and not same_content(before.base, whole.tensor):
+            raise AdapterError(
+                "is replaced whole by two adapters",
+                file=adapter.file,
+                tensor=whole.tensor.name,
+                found=f"also by {self.replaced[name]}",
+            )
+        if before.deltas and not whole.is_base:
+            raise AdapterError(
+                "would discard what an earlier adapter added",
+                file=adapter.file,
+                tensor=whole.tensor.name,
+                found=f"an update by {before.deltas[0].adapter}",
+                fix="give this adapter first",
+            )
+        self.replaced[name] = adapter.file
+        self.tensors[name] = replace(before, base=whole.tensor.renamed(name))
+
+    def _add_pair(self, adapter: PeftAdapter, pair: LoraPair, scale: float) -> list[str]:
+        """The canonical names of what the pair is added to."""
+        name = self._canonical(adapter, f"{pair.module}.weight", pair.b)
+        shape = self.tensors[self.tied.get(name, name) if name not in self.tensors else name].base.shape
+        if len(shape) != 2:
+            raise AdapterError("its target is not a matrix", file=adapter.file, tensor=pair.b.name, found=list(shape))
+        rank = adapter.config.rank_of(pair.module)
+        n_in, n_out = shape[::-1]
+        if pair.is_embedding:
+            n_in, n_out = n_out, n_in
+        _check_shape(adapter, pair.a, (rank, n_in))
+        _check_shape(adapter, pair.b, (n_out, rank))
+        a, b = (pair.b.transposed(), pair.a.transposed()) if pair.is_embedding else (pair.a, pair.b)
+        magnitude = None
+        if pair.magnitude is not None:
+            magnitude = self._magnitude(adapter, pair, pair.magnitude, name, n_out)
+        targets = self._add_bias(adapter, pair, pair.b_bias, scale, n_out) if pair.b_bias is not None else []
+        if scale == 0 and magnitude is None:
+            return targets
+        self._untie(name)
+        self._append(name, LoraDelta(b, a, scale, magnitude, adapter.path))
+        return [name, *targets]
+
+    def _magnitude(
+        self, adapter: PeftAdapter, pair: LoraPair, magnitude: LazyTensor, name: str, n_out: int
+    ) -> LazyTensor:
+        if pair.is_embedding:
+            raise AdapterError(
+                "DoRA on an embedding rescales its columns: not supported",
+                file=adapter.file,
+                tensor=magnitude.name,
+                fix="merge this adapter with PEFT first",
+            )
+        _check_shape(adapter, magnitude, (n_out,))
+        if name in self.tensors and self.tensors[name].deltas:
+            # PEFT divides by the norm of the model's own weights plus this update, not of the sum so far.
+            raise AdapterError(
+                "DoRA after another update of the same tensor is not supported",
+                file=adapter.file,
+                tensor=magnitude.name,
+                found=f"an update by {self.tensors[name].deltas[0].adapter}",
+                fix="give the DoRA adapter first, and one only",
+            )
+        return replace(magnitude.as_column(), shape=(n_out, 1))
+
+    def _add_bias(self, adapter: PeftAdapter, pair: LoraPair, bias: LazyTensor, scale: float, n_out: int) -> list[str]:
+        """The bias of B as the update of rank one b x [1]."""
+        name = self._canonical(adapter, f"{pair.module}.bias", bias)
+        _check_shape(adapter, bias, (n_out,))
+        if scale == 0:
+            return []
+        one = LazyTensor.stored("one", "f32", (1, 1), ArrayStorage(np.ones((1, 1), np.float32)), 0)
+        self._append(name, LoraDelta(replace(bias.as_column(), shape=(n_out, 1)), one, scale, None, adapter.path))
+        return [name]
+
+    def _append(self, name: str, delta: LoraDelta) -> None:
+        before = self.tensors[name]
+        base = before.base.as_column() if len(before.base.shape) == 1 else before.base
+        self.tensors[name] = MergedTensor(base, (*before.deltas, delta))
+
+
+def _check_shape(adapter: PeftAdapter, tensor: LazyTensor, expected: tuple[int, ...]) -> None:
+    if tensor.shape != expected:
+        raise _shape_error(adapter, tensor, expected)
+
+
+def _shape_error(adapter: PeftAdapter, tensor: LazyTensor, expected: tuple[int, ...]) -> AdapterError:
+    fix = None
+    if 0 in tensor.shape:
+        fix = "the adapter was saved from a partitioned model without gathering it"
+    elif len(tensor.shape) > 2:
+        fix = "updates of convolutions are not supported"
+    return AdapterError(
+        "has another shape than the model and adapter_config.json say",
+        file=adapter.file,
+        tensor=tensor.name,
+        found=list(tensor.shape),
+        expected=list(expected),
+        fix=fix,
+    )
+
+
+def _idle(adapter: PeftAdapter, factor: float) -> list[str]:
+    """A warning for an adapter that leaves every weight as it was."""
+    if adapter.whole or adapter.config.use_dora:
+        return []
+    if factor == 0 or all(adapter.config.scale_of(pair.module) == 0 for pair in adapter.pairs):
+        return ["changes nothing: its scale is 0"]
+    if any(pair.b_bias is not None and not is_zero(pair.b_bias) for pair in adapter.pairs):
+        return []
+    if all(is_zero(pair.b) or is_zero(pair.a) for pair in adapter.pairs):
+        return ["changes nothing: every B is zero"]
+    return []

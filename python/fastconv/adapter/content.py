@@ -1,0 +1,55 @@
+"""Looks at the values of small tensors before the run, in pieces and no further than needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.storage import FileStorage
+from fastconv.types import TYPES
+
+_CHUNK_BYTES = 1 << 20
+
+
+def is_zero(tensor: LazyTensor) -> bool:
+    """Whether every element is zero; stops at the first chunk that holds another."""
+    return not any(chunk.any() for chunk in _chunks(tensor, raw=_is_contiguous(tensor)))
+
+
+def same_content(first: LazyTensor, second: LazyTensor) -> bool:
+    """Whether two tensors have equal shapes and values; stops at the first chunk that differs."""
+    if first.shape != second.shape:
+        return False
+    raw = first.dtype == second.dtype and _is_contiguous(first) and _is_contiguous(second)
+    pairs = zip(_chunks(first, raw), _chunks(second, raw), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def _is_contiguous(tensor: LazyTensor) -> bool:
+    piece = tensor.pieces[0]
+    packed = piece.col_stride == 1 and (piece.n_rows == 1 or piece.row_stride == piece.n_cols)
+    column = piece.n_cols == 1 and piece.row_stride == 1
+    return (
+        len(tensor.pieces) == 1
+        and tensor.rows is None
+        and isinstance(piece.storage, FileStorage)
+        and (packed or column)
+    )
+
+
+def _chunks(tensor: LazyTensor, raw: bool) -> Iterator[np.ndarray]:
+    """raw: the bytes as stored, of a contiguous tensor. Otherwise rows decoded to float32."""
+    if raw:
+        piece = tensor.pieces[0]
+        assert isinstance(piece.storage, FileStorage)
+        info = TYPES[tensor.dtype]
+        n_bytes = tensor.n_elements // info.block_size * info.block_bytes
+        for start in range(0, n_bytes, _CHUNK_BYTES):
+            chunk = piece.storage.read(piece.offset + start, min(_CHUNK_BYTES, n_bytes - start))
+            yield np.frombuffer(chunk, np.uint8)
+    else:
+        n_rows = max(1, _CHUNK_BYTES // 4 // tensor.n_cols)
+        for start in range(0, tensor.n_rows, n_rows):
+            yield tensor.numpy(start, min(start + n_rows, tensor.n_rows))
