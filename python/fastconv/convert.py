@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from fastconv import engine
 from fastconv.adapter.delta import AdapterSummary, MergedTensor
-from fastconv.adapter.peft import attach_adapters
+from fastconv.adapter.attach import attach_adapters
 from fastconv.architecture.canonical import canonical_model
 from fastconv.architecture.spec import CanonicalModel
-from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.layout import ggjt, gguf
 from fastconv.layout.laid_out import LaidOut
@@ -22,8 +21,8 @@ from fastconv.plan.build import interleaved
 from fastconv.plan.ftype import FileType, auto_file_type, file_type
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.request import TARGETS, ConvertRequest
-from fastconv.types import TYPES
 from fastconv.vocab.load import load_vocabulary
+from fastconv.vocab.vocabulary import Vocabulary
 
 Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""
@@ -40,7 +39,7 @@ class OutputSummary:
 
 @dataclass(frozen=True, slots=True)
 class ConversionResult:
-    """bytes_in: of the tensors read. delta_ratios: |dW| / |W| of every tensor that an adapter changed, by target name."""
+    """bytes_in: of the tensors read. delta_ratios: |dW| / |W| of every tensor an adapter changed, by target name."""
 
     outputs: tuple[OutputSummary, ...]
     bytes_in: int
@@ -56,7 +55,6 @@ class Preparation:
     """A run that was proven to the byte; nothing has been written. layouts and targets: one per output file."""
 
     request: ConvertRequest
-    model: CanonicalModel
     file_types: tuple[FileType, ...]
     layouts: tuple[LaidOut, ...]
     targets: tuple[str, ...]
@@ -68,32 +66,32 @@ class Preparation:
 
 def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
-    checkpoint = open_checkpoint(request.source)
-    model = canonical_model(checkpoint, request.n_ctx)
-    model, merged, adapters = attach_adapters(model, request.adapters)
+    model = canonical_model(open_checkpoint(request.source), request.n_ctx)
+    adapted = attach_adapters(model, request.adapters)
+    model = replace(model, hparams=adapted.hparams)
     vocabulary = load_vocabulary(
         request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
     )
-    merged = {} if request.vocab_only else interleaved(model, merged)
-    layout, version = TARGETS[request.to]
+    tensors = {} if request.vocab_only else interleaved(model, adapted.tensors)
     file_types = _file_types(request, model)
-    if layout == "gguf":
-        layouts = tuple(gguf.lay_out(model, merged, vocabulary, ftype, pure=request.pure) for ftype in file_types)
-    else:
-        layouts = tuple(
-            ggjt.lay_out(model, merged, vocabulary, ftype, version, pure=request.pure) for ftype in file_types
-        )
-    targets = tuple(os.fspath(request.target_path(ftype.name)) for ftype in file_types)
-    inputs = [*checkpoint.files, *(path for delta in adapters for path in delta.files)]
+    layouts = tuple(_lay_out(request, model, tensors, vocabulary, ftype) for ftype in file_types)
+    targets = tuple(request.target_path(ftype.name) for ftype in file_types)
     check_targets(
         {path: laid_out.size for path, laid_out in zip(targets, layouts, strict=True)},
-        inputs,
+        _input_files(adapted.tensors),
         overwrite=request.overwrite,
     )
-    jobs = _jobs(model, merged, layouts)
-    bytes_in = sum(job.source.n_elements * _element_bytes(job.source) for job in jobs)
-    notes = tuple(dict.fromkeys(note for laid_out in layouts for note in laid_out.notes))
-    return Preparation(request, model, file_types, layouts, targets, jobs, int(bytes_in), tuple(adapters), notes)
+    jobs = _jobs(model, tensors, layouts)
+    return Preparation(
+        request,
+        file_types,
+        layouts,
+        targets,
+        jobs,
+        bytes_in=sum(job.source.n_bytes for job in jobs),
+        adapters=adapted.summaries,
+        notes=tuple(dict.fromkeys(note for laid_out in layouts for note in laid_out.notes)),
+    )
 
 
 def execute(prepared: Preparation, progress: Progress | None = None) -> ConversionResult:
@@ -186,7 +184,30 @@ def _file_types(request: ConvertRequest, model: CanonicalModel) -> tuple[FileTyp
     return tuple(dict.fromkeys(map(chosen, request.outtypes)))
 
 
-def _jobs(model: CanonicalModel, merged: dict[str, MergedTensor], layouts: Sequence[LaidOut]) -> tuple[TensorJob, ...]:
+def _lay_out(
+    request: ConvertRequest,
+    model: CanonicalModel,
+    tensors: Mapping[str, MergedTensor],
+    vocabulary: Vocabulary,
+    ftype: FileType,
+) -> LaidOut:
+    layout, version = TARGETS[request.to]
+    if layout == "gguf":
+        return gguf.lay_out(model, tensors, vocabulary, ftype, pure=request.pure)
+    return ggjt.lay_out(model, tensors, vocabulary, ftype, version, pure=request.pure)
+
+
+def _input_files(tensors: Mapping[str, MergedTensor]) -> list[str]:
+    files: dict[str, None] = {}
+    for merged in tensors.values():
+        for tensor in (merged.base, *(factor for delta in merged.deltas for factor in (delta.a, delta.b))):
+            files |= dict.fromkeys(tensor.files)
+    return list(files)
+
+
+def _jobs(
+    model: CanonicalModel, tensors: Mapping[str, MergedTensor], layouts: Sequence[LaidOut]
+) -> tuple[TensorJob, ...]:
     """One job per source tensor, in the order of the first file, with an output per file that holds it."""
     outputs: dict[str, list[TensorOutput]] = {}
     names: dict[str, str] = {}
@@ -198,20 +219,15 @@ def _jobs(model: CanonicalModel, merged: dict[str, MergedTensor], layouts: Seque
             names.setdefault(placed.canonical, placed.name)
     jobs = []
     for canonical, name in names.items():
-        tensor = merged[canonical]
+        merged = tensors[canonical]
         jobs.append(
             TensorJob(
                 name,
                 model.source_names.get(canonical, canonical),
-                tensor.base.shape,
-                tensor.base,
-                tensor.deltas,
+                merged.base.shape,
+                merged.base,
+                merged.deltas,
                 tuple(outputs[canonical]),
             )
         )
     return tuple(jobs)
-
-
-def _element_bytes(tensor: LazyTensor) -> float:
-    info = TYPES[tensor.dtype]
-    return info.block_bytes / info.block_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -29,6 +28,3 @@ class LaidOut:
     tensors: tuple[PlacedTensor, ...]
     size: int
     notes: tuple[str, ...] = ()
-
-    def by_canonical(self) -> Mapping[str, PlacedTensor]:
-        return {tensor.canonical: tensor for tensor in self.tensors}
