@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fastconv import engine
-from fastconv.adapter.delta import AdapterSummary, MergedTensor
 from fastconv.adapter.attach import attach_adapters
+from fastconv.adapter.delta import AdapterSummary, MergedTensor
 from fastconv.architecture.canonical import canonical_model
 from fastconv.architecture.spec import CanonicalModel
 from fastconv.checkpoint.open import open_checkpoint
