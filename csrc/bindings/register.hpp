@@ -5,5 +5,6 @@
 namespace fastconv {
 
 void register_types(pybind11::module_& m);
+void register_kernels(pybind11::module_& m);
 
 }  // namespace fastconv

@@ -100,3 +100,18 @@ def quantize(x: np.ndarray, type: str, threads: int = 1, isa: str = "") -> np.nd
 
 def dequantize(blocks: np.ndarray, type: str, threads: int = 1, isa: str = "") -> np.ndarray:
     """blocks: uint8 (n_rows, row bytes), C-contiguous -> float32 (n_rows, n_cols)."""
+
+def quantize_into(x: np.ndarray, type: str, out: np.ndarray, isa: str = "", repeats: int = 1) -> None:
+    """Encodes x (float32) over out (uint8), both C-contiguous of any shape, `repeats` times: for tests and benchmarks."""
+
+def dequantize_into(blocks: np.ndarray, type: str, out: np.ndarray, isa: str = "", repeats: int = 1) -> None:
+    """Decodes blocks (uint8) over out (float32), both C-contiguous of any shape, `repeats` times."""
+
+def lora_add(rows: np.ndarray, b: np.ndarray, a: np.ndarray, scale: float, isa: str = "") -> None:
+    """rows += scale * b @ a in place, float32, in the order of csrc/merge/lora_rows.hpp."""
+
+def max_abs(x: np.ndarray, isa: str = "") -> float:
+    """The largest magnitude of x (float32); NaN if any element is."""
+
+def sum_of_squares(x: np.ndarray, isa: str = "") -> float:
+    """In float64, in the order of csrc/core/reductions.hpp."""

@@ -1,0 +1,128 @@
+// Encode and decode of arrays in memory, and the kernels one by one for the tests.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "bindings/arrays.hpp"
+#include "bindings/register.hpp"
+#include "core/split.hpp"
+#include "isa/kernel_table.hpp"
+
+namespace py = pybind11;
+
+namespace fastconv {
+namespace {
+
+const KernelTable& table(const std::string& isa) { return isa.empty() ? kernels() : kernels(isa); }
+
+void require_whole_blocks(int64_t found, int64_t unit, const char* what, std::string_view type) {
+  if (found % unit != 0)
+    throw py::value_error(std::string(type) + ": found " + std::to_string(found) + " " + what +
+                          ", expected a multiple of " + std::to_string(unit));
+}
+
+Array<uint8_t> quantize(const Array<float>& x, const std::string& type_name, int threads, const std::string& isa) {
+  require_2d(x, "x");
+  const Type type = require_type(type_name);
+  const TypeInfo& info = type_info(type);
+  const EncodeFn encode = table(isa).encode[static_cast<size_t>(type)];
+  if (encode == nullptr) throw py::value_error("type '" + type_name + "' cannot be encoded");
+  const int64_t n_rows = x.shape(0), n_cols = x.shape(1);
+  require_whole_blocks(n_cols, info.block_size, "columns", type_name);
+  Array<uint8_t> out({n_rows, row_bytes(type, n_cols)});
+  const float* from = x.data();
+  uint8_t* to = out.mutable_data();
+  py::gil_scoped_release release;
+  split(n_rows * n_cols / info.block_size, threads, [&](int64_t first, int64_t count) {
+    encode(from + first * info.block_size, to + first * info.block_bytes, count * info.block_size);
+  });
+  return out;
+}
+
+Array<float> dequantize(const Array<uint8_t>& blocks, const std::string& type_name, int threads,
+                        const std::string& isa) {
+  require_2d(blocks, "blocks");
+  const Type type = require_type(type_name);
+  const TypeInfo& info = type_info(type);
+  const DecodeFn decode = table(isa).decode[static_cast<size_t>(type)];
+  if (decode == nullptr) throw py::value_error("type '" + type_name + "' cannot be decoded");
+  const int64_t n_rows = blocks.shape(0), n_bytes = blocks.shape(1);
+  require_whole_blocks(n_bytes, info.block_bytes, "bytes a row", type_name);
+  const int64_t n_cols = n_bytes / info.block_bytes * info.block_size;
+  Array<float> out({n_rows, n_cols});
+  const uint8_t* from = blocks.data();
+  float* to = out.mutable_data();
+  py::gil_scoped_release release;
+  split(n_rows * n_cols / info.block_size, threads, [&](int64_t first, int64_t count) {
+    decode(from + first * info.block_bytes, to + first * info.block_size, count * info.block_size);
+  });
+  return out;
+}
+
+// Over a buffer that the caller made, `repeats` times: for tests of what is left unwritten, and for benchmarks.
+void quantize_into(const Array<float>& x, const std::string& type_name, Array<uint8_t>& out, const std::string& isa,
+                   int repeats) {
+  const Type type = require_type(type_name);
+  const EncodeFn encode = table(isa).encode[static_cast<size_t>(type)];
+  if (encode == nullptr) throw py::value_error("type '" + type_name + "' cannot be encoded");
+  require_whole_blocks(x.size(), type_info(type).block_size, "elements", type_name);
+  if (out.size() != row_bytes(type, x.size())) throw py::value_error("out: wrong size");
+  uint8_t* to = out.mutable_data();
+  py::gil_scoped_release release;
+  for (int i = 0; i < repeats; ++i) encode(x.data(), to, x.size());
+}
+
+void dequantize_into(const Array<uint8_t>& blocks, const std::string& type_name, Array<float>& out,
+                     const std::string& isa, int repeats) {
+  const Type type = require_type(type_name);
+  const DecodeFn decode = table(isa).decode[static_cast<size_t>(type)];
+  if (decode == nullptr) throw py::value_error("type '" + type_name + "' cannot be decoded");
+  require_whole_blocks(out.size(), type_info(type).block_size, "elements", type_name);
+  if (blocks.size() != row_bytes(type, out.size())) throw py::value_error("out: wrong size");
+  float* to = out.mutable_data();
+  py::gil_scoped_release release;
+  for (int i = 0; i < repeats; ++i) decode(blocks.data(), to, out.size());
+}
+
+void lora_add(Array<float>& rows, const Array<float>& b, const Array<float>& a, float scale, const std::string& isa) {
+  require_2d(rows, "rows");
+  require_2d(b, "b");
+  require_2d(a, "a");
+  if (b.shape(0) != rows.shape(0) || a.shape(1) != rows.shape(1) || b.shape(1) != a.shape(0))
+    throw py::value_error("lora_add: expected rows (m, n), b (m, rank), a (rank, n)");
+  float* to = rows.mutable_data();
+  py::gil_scoped_release release;
+  table(isa).lora_add(to, rows.shape(1), rows.shape(0), rows.shape(1), b.data(), a.data(), a.shape(1), a.shape(0),
+                      scale);
+}
+
+}  // namespace
+
+void register_kernels(py::module_& m) {
+  m.def("isas", [] {
+    py::list names;
+    for (const std::string_view name : runnable_isas()) names.append(std::string(name));
+    return names;
+  });
+  m.def("isa", [] { return std::string(kernels().name); });
+  m.def("quantize", &quantize, py::arg("x").noconvert(), py::arg("type"), py::arg("threads") = 1, py::arg("isa") = "");
+  m.def("dequantize", &dequantize, py::arg("blocks").noconvert(), py::arg("type"), py::arg("threads") = 1,
+        py::arg("isa") = "");
+  m.def("quantize_into", &quantize_into, py::arg("x").noconvert(), py::arg("type"), py::arg("out").noconvert(),
+        py::arg("isa") = "", py::arg("repeats") = 1);
+  m.def("dequantize_into", &dequantize_into, py::arg("blocks").noconvert(), py::arg("type"),
+        py::arg("out").noconvert(), py::arg("isa") = "", py::arg("repeats") = 1);
+  m.def("lora_add", &lora_add, py::arg("rows").noconvert(), py::arg("b").noconvert(), py::arg("a").noconvert(),
+        py::arg("scale"), py::arg("isa") = "");
+  m.def(
+      "max_abs", [](const Array<float>& x, const std::string& isa) { return table(isa).max_abs(x.data(), x.size()); },
+      py::arg("x").noconvert(), py::arg("isa") = "");
+  m.def(
+      "sum_of_squares",
+      [](const Array<float>& x, const std::string& isa) { return table(isa).sum_of_squares(x.data(), x.size()); },
+      py::arg("x").noconvert(), py::arg("isa") = "");
+}
+
+}  // namespace fastconv

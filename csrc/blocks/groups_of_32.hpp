@@ -1,0 +1,169 @@
+// What the types of 32 elements a block share: the scales of sixteen blocks at a time, one block per lane, and the two
+// orders of 4-bit values. Knows no block type. Everything is f32, one rounding per operation, as in ggml-quants.c of
+// llama.cpp b11434 (quantize_row_*_ref).
+#pragma once
+
+#include "isa/lanes.hpp"
+
+namespace fastconv::FASTCONV_ISA_NAMESPACE {
+namespace {
+
+constexpr int kBlock = 32;
+constexpr int kGroup = kLanes;  // blocks whose scales are found together
+
+// Runs T::encode_group over n / 32 blocks. The second call takes the blocks that do not fill a group.
+template <class T>
+FASTCONV_INLINE void encode_groups(const float* x, void* dst, int64_t n) {
+  auto* y = static_cast<typename T::Block*>(dst);
+  int64_t n_blocks = n / kBlock;
+  for (; n_blocks >= kGroup; n_blocks -= kGroup, x += kGroup * kBlock, y += kGroup) T::encode_group(x, y, kGroup);
+  if (n_blocks > 0) T::encode_group(x, y, static_cast<int>(n_blocks));
+}
+
+template <class T>
+FASTCONV_INLINE void decode_blocks(const void* src, float* y, int64_t n) {
+  const auto* block = static_cast<const typename T::Block*>(src);
+  for (int64_t i = 0; i < n / kBlock; ++i) T::decode_block(block[i], y + i * kBlock);
+}
+
+struct Range {
+  F32 min, max;  // lane b: of block b
+};
+
+// As `if (v < min) min = v; if (v > max) max = v;` from the given starts, up to the sign of a zero: NaN is passed over.
+FASTCONV_INLINE Range block_ranges(const float* x, int n_blocks, float min_start, float max_start) {
+  F32 lows[kGroup], highs[kGroup];
+  for (int b = 0; b < n_blocks; ++b) {
+    const F32 v0 = load(x + b * kBlock), v1 = load(x + b * kBlock + 16);
+    lows[b] = min(v1, min(v0, splat(min_start)));
+    highs[b] = max(v1, max(v0, splat(max_start)));
+  }
+  for (int b = n_blocks; b < kGroup; ++b) lows[b] = highs[b] = splat(0.0f);
+  return {fold_rows(lows, Min()), fold_rows(highs, Max())};
+}
+
+// The largest magnitude of each block; 0 for a block of zeros.
+FASTCONV_INLINE F32 largest_magnitudes(const float* x, int n_blocks) {
+  F32 rows[kGroup];
+  for (int b = 0; b < n_blocks; ++b)
+    rows[b] = max(abs(load(x + b * kBlock + 16)), max(abs(load(x + b * kBlock)), splat(0.0f)));
+  for (int b = n_blocks; b < kGroup; ++b) rows[b] = splat(0.0f);
+  return fold_rows(rows, Max());
+}
+
+// The signed value of each block's first element of largest magnitude; +0 for a block of zeros.
+FASTCONV_INLINE F32 first_largest(const float* x, int n_blocks) {
+  const Range range = block_ranges(x, n_blocks, 0.0f, 0.0f);  // so min <= 0 <= max
+  const F32 low = negate(range.min);
+  F32 out = select(less(range.max, low), range.min, range.max);
+  // Where +amax and -amax both occur, the first one counts: look.
+  uint32_t ties = lane_bits(equal(range.max, low) & less(splat(0.0f), low));
+  if (__builtin_expect(ties != 0, 0)) {
+    alignas(64) float lanes[kLanes];
+    store(lanes, out);
+    for (; ties != 0; ties &= ties - 1) {
+      const int b = __builtin_ctz(ties);
+      const float amax = lanes[b];
+      const float* v = x + b * kBlock;
+      while (*v != amax && *v != -amax) ++v;
+      lanes[b] = *v;
+    }
+    out = load(lanes);
+  }
+  return out;
+}
+
+// Smallest and largest element; a zero minimum has the sign of the block's first zero.
+FASTCONV_INLINE Range first_range(const float* x, int n_blocks) {
+  constexpr float kMax = 3.40282346638528859811704183484516925e+38f;
+  Range range = block_ranges(x, n_blocks, kMax, -kMax);
+  uint32_t zeros = lane_bits(equal(range.min, splat(0.0f))) & ((1u << n_blocks) - 1);
+  if (__builtin_expect(zeros != 0, 0)) {
+    alignas(64) float lanes[kLanes];
+    store(lanes, range.min);
+    for (; zeros != 0; zeros &= zeros - 1) {
+      const int b = __builtin_ctz(zeros);
+      const float* v = x + b * kBlock;
+      while (*v != 0.0f) ++v;
+      lanes[b] = *v;
+    }
+    range.min = load(lanes);
+  }
+  return range;
+}
+
+// (max - min) / levels. A difference of zeros of either sign is +0, as it is where ggml subtracts an element from itself.
+FASTCONV_INLINE F32 steps_of(Range range, float levels) { return abs(range.max - range.min) / splat(levels); }
+
+FASTCONV_INLINE F32 inverse_or_zero(F32 d) {
+  return select(equal(d, splat(0.0f)), splat(0.0f), splat(1.0f) / d);
+}
+
+// roundf, half away from zero, for |a| < 2^22. The addend is the largest f32 below one half: with one half itself,
+// 0.49999997 would round up. Every f32 in range is tried by tests/kernels.
+FASTCONV_INLINE I32 round_away(F32 a) {
+  const I32 sign = bits(a) & splat(static_cast<int32_t>(0x80000000));
+  return truncate(a + from_bits(sign | bits(splat(0x1.fffffep-2f))));
+}
+
+// A scale or a minimum as a block stores it.
+struct F16Field {
+  uint16_t bits;
+  FASTCONV_INLINE float value() const { return f16_to_f32(bits); }
+};
+struct __attribute__((packed)) F32Field {
+  float bits;
+  FASTCONV_INLINE float value() const { return bits; }
+};
+FASTCONV_INLINE void store(F16Field (&out)[kGroup], F32 a) { store_f16(out, a); }
+FASTCONV_INLINE void store(F32Field (&out)[kGroup], F32 a) {
+  alignas(64) float lanes[kGroup];
+  store(lanes, a);
+  __builtin_memcpy(out, lanes, sizeof lanes);
+}
+
+// The order of the 4-bit values in the 16 bytes of a block.
+// Half: byte i = q[i] | q[i + 16] << 4. Files of GGJT v2 and later, GGUF.
+struct HalfOrder {
+  FASTCONV_INLINE static void pack(uint8_t* out, I32 q0, I32 q1) { store_bytes(out, q0 | shift_left<4>(q1)); }
+  FASTCONV_INLINE static void unpack(const uint8_t* in, I32& q0, I32& q1) {
+    const I32 both = load_u8(in);
+    q0 = both & splat(15);
+    q1 = shift_right<4>(both);
+  }
+};
+
+// Pair: byte i = q[2 i] | q[2 i + 1] << 4. Files before GGJT v2.
+struct PairOrder {
+  FASTCONV_INLINE static void pack(uint8_t* out, I32 q0, I32 q1) {
+    uint8_t bytes[kBlock];
+    store_bytes(bytes, q0);
+    store_bytes(bytes + 16, q1);
+    for (int i = 0; i < 16; ++i) out[i] = static_cast<uint8_t>(bytes[2 * i] | bytes[2 * i + 1] << 4);
+  }
+  FASTCONV_INLINE static void unpack(const uint8_t* in, I32& q0, I32& q1) {
+    uint8_t bytes[kBlock];
+    for (int i = 0; i < 16; ++i) {
+      bytes[2 * i] = in[i] & 15;
+      bytes[2 * i + 1] = in[i] >> 4;
+    }
+    q0 = load_u8(bytes);
+    q1 = load_u8(bytes + 16);
+  }
+};
+
+// The fifth bits: bit e of the little-endian word is bit 4 of element e, in every version.
+FASTCONV_INLINE uint32_t fifth_bits(I32 q0, I32 q1) {
+  return sign_bits(shift_left<27>(q0)) | sign_bits(shift_left<27>(q1)) << 16;
+}
+// 16 in lane i where bit i of the low half is set, else 0.
+FASTCONV_INLINE I32 with_fifth_bits(I32 q, uint32_t half) {
+  alignas(64) constexpr int32_t kBits[kLanes] = {1 << 0, 1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                                                 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+  const I32 lane = load(kBits);
+  const I32 hit = splat(static_cast<int32_t>(half)) & lane;
+  return q | select(equal(hit, lane), splat(16), splat(0));
+}
+
+}  // namespace
+}  // namespace fastconv::FASTCONV_ISA_NAMESPACE

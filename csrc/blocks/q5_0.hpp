@@ -1,0 +1,55 @@
+// Q5_0: 32 elements as a scale d and 32 levels, x = (q - 16) * d; the fifth bits stand in a word of their own.
+// d = max / -16; q = trunc(x / d + 16.5), at most 31, with the quotient as x * (1 / d) from the unrounded d.
+// Source: quantize_row_q5_0_ref in ggml-quants.c of llama.cpp b11434; GGJT v1 differs in the order of the low bits alone.
+#pragma once
+
+#include "blocks/groups_of_32.hpp"
+
+namespace fastconv::FASTCONV_ISA_NAMESPACE {
+namespace {
+
+template <class Order>
+struct Q5_0Family {
+  struct __attribute__((packed)) Block {
+    F16Field d;
+    uint32_t qh;
+    uint8_t qs[16];
+  };
+  static_assert(sizeof(Block) == 22);
+
+  FASTCONV_INLINE static I32 levels(const float* x, F32 inverse) {
+    return min(truncate(load(x) * inverse + splat(16.5f)), splat(31));
+  }
+
+  FASTCONV_INLINE static void encode_group(const float* x, Block* y, int n_blocks) {
+    const F32 d = first_largest(x, n_blocks) * splat(-0.0625f);
+    F16Field ds[kGroup];
+    alignas(64) float inverses[kGroup];
+    store(ds, d);
+    store(inverses, inverse_or_zero(d));
+    for (int b = 0; b < n_blocks; ++b) {
+      const F32 inverse = splat(inverses[b]);
+      const I32 q0 = levels(x + b * kBlock, inverse), q1 = levels(x + b * kBlock + 16, inverse);
+      y[b].d = ds[b];
+      y[b].qh = fifth_bits(q0, q1);
+      Order::pack(y[b].qs, q0 & splat(15), q1);
+    }
+  }
+
+  FASTCONV_INLINE static void decode_block(const Block& block, float* y) {
+    const F32 d = splat(block.d.value());
+    I32 q0, q1;
+    Order::unpack(block.qs, q0, q1);
+    store(y, to_float(with_fifth_bits(q0, block.qh & 0xFFFF) - splat(16)) * d);
+    store(y + 16, to_float(with_fifth_bits(q1, block.qh >> 16) - splat(16)) * d);
+  }
+
+  static void encode(const float* x, void* dst, int64_t n) { encode_groups<Q5_0Family>(x, dst, n); }
+  static void decode(const void* src, float* y, int64_t n) { decode_blocks<Q5_0Family>(src, y, n); }
+};
+
+using Q5_0 = Q5_0Family<HalfOrder>;
+using Q5_0_v1 = Q5_0Family<PairOrder>;
+
+}  // namespace
+}  // namespace fastconv::FASTCONV_ISA_NAMESPACE

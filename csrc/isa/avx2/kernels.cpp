@@ -1,0 +1,8 @@
+#if defined(__x86_64__)
+#include "isa/avx2/simd.hpp"
+#include "isa/kernels.hpp"
+
+namespace fastconv::avx2 {
+constexpr KernelTable kTable = make_table("avx2");
+}  // namespace fastconv::avx2
+#endif
