@@ -48,7 +48,12 @@ def make_vocabulary() -> Callable[[int], Vocabulary]:
         return Vocabulary(
             kind="spm",
             tokens=[*special, *spelled, *words],
-            types=[TokenType.UNKNOWN, *[TokenType.CONTROL] * 2, *[TokenType.BYTE] * 256, *[TokenType.NORMAL] * len(words)],
+            types=[
+                TokenType.UNKNOWN,
+                *[TokenType.CONTROL] * 2,
+                *[TokenType.BYTE] * 256,
+                *[TokenType.NORMAL] * len(words),
+            ],
             scores=[0.0] * 259 + [-float(i) for i in range(len(words))],
             special_ids={"unk": 0, "bos": 1, "eos": 2},
         )

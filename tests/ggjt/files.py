@@ -18,12 +18,14 @@ FTYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1"
 TYPE_CODES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q6_k": 14}
 # Bytes of one block of 32 elements (q6_k: 256), by type code and version.
 BLOCK_BYTES = {
-    **{(0, version): 4 * 32 for version in (1, 2, 3)},
-    **{(1, version): 2 * 32 for version in (1, 2, 3)},
-    **{(2, 1): 20, (2, 2): 20, (2, 3): 18, (3, 1): 24, (3, 2): 24, (3, 3): 20},
-    **{(6, version): 22 for version in (1, 2, 3)},
-    **{(7, version): 24 for version in (1, 2, 3)},
-    **{(8, 1): 36, (8, 2): 36, (8, 3): 34},
+    **dict.fromkeys([(0, 1), (0, 2), (0, 3)], 128),
+    **dict.fromkeys([(1, 1), (1, 2), (1, 3)], 64),
+    **dict.fromkeys([(2, 1), (2, 2), (3, 3)], 20),
+    **dict.fromkeys([(3, 1), (3, 2), (7, 1), (7, 2), (7, 3)], 24),
+    **dict.fromkeys([(6, 1), (6, 2), (6, 3)], 22),
+    **dict.fromkeys([(8, 1), (8, 2)], 36),
+    (2, 3): 18,
+    (8, 3): 34,
 }
 Q6_K = 14
 
@@ -43,9 +45,7 @@ def read(path: Path) -> GgjtFile:
     data = path.read_bytes()
     magic, version, *fields = struct.unpack_from("<9I", data)
     assert magic == 0x67676A74
-    header = dict(
-        zip(("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot", "ftype"), fields, strict=True)
-    )
+    header = dict(zip(("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot", "ftype"), fields, strict=True))
     at = 36
     tokens = []
     for _ in range(header["n_vocab"]):
@@ -155,7 +155,7 @@ def real_spm_model() -> bytes:
 
 
 def closed_form_tensors(shape: LlamaShape) -> dict[str, np.ndarray]:
-    """Weights that any NumPy reproduces: hashed positions, bf16 values; zero, one-signed and constant blocks among them."""
+    """bf16 weights that any NumPy reproduces: hashed positions; some blocks are zero, positive or constant."""
     tensors: dict[str, Any] = {}
     for index, (name, dims) in enumerate(shape.tensor_shapes().items()):
         position = np.arange(np.prod(dims), dtype=np.uint64)

@@ -216,5 +216,7 @@ def test_n_mult_of_llama_2_70b(make_model: ModelMaker) -> None:
 
 def test_feed_forward_too_small(make_model: ModelMaker, make_vocabulary) -> None:
     model, tensors = make_model(n_embd=64, n_ff=128)
-    with pytest.raises(PlanError, match="found n_ff 128 at n_embd 64, expected n_ff of 170 or more; write GGUF instead"):
+    with pytest.raises(
+        PlanError, match="found n_ff 128 at n_embd 64, expected n_ff of 170 or more; write GGUF instead"
+    ):
         ggjt.lay_out(model, tensors, make_vocabulary(320), file_type("f16"), 3)

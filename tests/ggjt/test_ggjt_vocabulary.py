@@ -77,7 +77,7 @@ def test_added_tokens_unknown_controls_have_no_text() -> None:
 def test_byte_token_that_is_none(text: bytes) -> None:
     tokens = spm().tokens.copy()
     tokens[3] = text
-    with pytest.raises(VocabularyError, match="^token 3 is of type byte but is not spelled <0xHH>: found"):
+    with pytest.raises(VocabularyError, match=r"^token 3 is of type byte but is not spelled <0xHH>: found"):
         token_records(spm(tokens=tokens), 8)
 
 
@@ -105,11 +105,11 @@ def test_bpe_is_decoded_through_the_byte_alphabet() -> None:
 @pytest.mark.parametrize("text", ["a b", "\u2581the", "\U0001f600"])
 def test_bpe_token_outside_the_alphabet(text: str) -> None:
     vocabulary = Vocabulary(kind="bpe", tokens=[text.encode()], types=[TokenType.NORMAL])
-    with pytest.raises(VocabularyError, match="^token 0 is not spelled in the byte-level alphabet of GPT-2: found"):
+    with pytest.raises(VocabularyError, match=r"^token 0 is not spelled in the byte-level alphabet of GPT-2: found"):
         token_records(vocabulary, 1)
 
 
 def test_bpe_token_that_is_not_utf8() -> None:
     vocabulary = Vocabulary(kind="bpe", tokens=[b"\xff"], types=[TokenType.NORMAL])
-    with pytest.raises(VocabularyError, match="^token 0 is not spelled"):
+    with pytest.raises(VocabularyError, match=r"^token 0 is not spelled"):
         token_records(vocabulary, 1)
