@@ -7,7 +7,7 @@ PYTEST_FLAGS ?=
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc python CMakeLists.txt -name '*.cpp' -o -name '*.hpp' -o -name '*.py' -o -name '*.pyi' -o -name CMakeLists.txt)
-CPP_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.hpp')
+CPP_FILES := $(shell find csrc tests benchmarks '(' -name '*.cpp' -o -name '*.hpp' ')')
 
 .NOTPARALLEL:
 .PHONY: demo test lint slow benchmark build format clean
@@ -33,7 +33,8 @@ format: $(VENV)/.test
 	$(VENV)/bin/clang-format -i $(CPP_FILES)
 
 benchmark: $(VENV)/.package $(VENV)/.benchmark
-	$(VENV)/bin/python benchmarks/run.py
+	for program in startup kernels end_to_end memory report; do \
+	  $(VENV)/bin/python benchmarks/$$program.py || exit 1; done
 
 build:
 	cmake -S . -B $(BUILD_DIR) -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=$$(command -v $(PYTHON)) \

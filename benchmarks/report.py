@@ -1,0 +1,131 @@
+"""results/*.json to a Markdown table and a chart, and both into README.md between its benchmark marks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from contenders import HERE
+
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+COLOURS = {
+    "floor": "#b0b0b0",
+    "fastconv": "#d1495b",
+    "llama.cpp": "#30638e",
+    "NumPy": "#edae49",
+    "gguf.quants": "#8d96a3",
+}
+
+
+def median(case: dict, contender: str) -> float | None:
+    """Seconds, None where the contender did not take part."""
+    found = case["contenders"].get(contender)
+    return None if found is None else found["seconds"]["median"]
+
+
+def seconds(case: dict, contender: str) -> str:
+    """Median and the range around it."""
+    found = case["contenders"].get(contender)
+    if found is None:
+        return "-"
+    t = found["seconds"]
+    return f"{t['median']:.2f} ({t['min']:.2f}-{t['max']:.2f})"
+
+
+def ratio(case: dict, over: str, under: str) -> str:
+    """How many times longer one takes than the other."""
+    a, b = median(case, over), median(case, under)
+    return "-" if a is None or b is None else f"{a / b:.1f}x"
+
+
+def table(end_to_end: dict, memory: dict | None) -> str:
+    """The figures of every case, in seconds, and the peaks."""
+    rows = [
+        "| output | fastconv, s | floor, s | over the floor | llama.cpp, s | faster by | NumPy, s | peak, MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, case in end_to_end["cases"].items():
+        peak = case["contenders"]["fastconv"]["peak_rss"] / 1e6
+        rows.append(
+            f"| {name} | {seconds(case, 'fastconv')} | {seconds(case, 'floor')} | {ratio(case, 'fastconv', 'floor')} "
+            f"| {seconds(case, 'llama.cpp')} | {ratio(case, 'llama.cpp', 'fastconv')} | {seconds(case, 'NumPy')} "
+            f"| {peak:.0f} |"
+        )
+    machine = end_to_end["machine"]
+    notes = [
+        f"{end_to_end['model']['parameters'] / 1e9:.1f} billion parameters in bf16 "
+        f"({end_to_end['input_bytes'] / 1e9:.2f} GB, in the page cache), whole processes, "
+        f"{end_to_end['threads']} threads, {machine['cpu']} with {machine['cpus']} CPUs. Median (min-max). "
+        f"The floor: {end_to_end['floor']}, by {end_to_end['threads']} threads; fastconv syncs its file before it "
+        "renames it, the floor does not. llama.cpp: convert_hf_to_gguf.py, export-lora and quantize (b11434), as "
+        "the case needs. Outputs are checked before anything is timed: equal to NumPy's and to llama.cpp's tensors.",
+    ]
+    if memory is not None:
+        peaks = "; ".join(
+            f"{name} {sizes['1x']['peak_rss'] / 1e6:.0f} and {sizes['4x']['peak_rss'] / 1e6:.0f} MB"
+            for name, sizes in memory["cases"].items()
+        )
+        notes.append(
+            f"Peak resident memory, mapped pages counted, for this model and one four times as large: {peaks}."
+        )
+    return "\n".join(rows) + "\n\n" + "\n\n".join(notes)
+
+
+def chart(end_to_end: dict, path: Path) -> None:
+    """Horizontal bars on a logarithmic scale, a group for each case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cases = end_to_end["cases"]
+    present = [name for name in COLOURS if any(name in case["contenders"] for case in cases.values())]
+    figure, axes = pyplot.subplots(figsize=(9, 0.9 * len(cases) + 1.4), layout="constrained")
+    height = 0.85 / len(present)
+    for group, case in enumerate(cases.values()):
+        for place, name in enumerate(present):
+            t = median(case, name)
+            if t is None:
+                continue
+            y = group + (place - (len(present) - 1) / 2) * height
+            axes.barh(y, t, height * 0.92, color=COLOURS[name], label=name if group == 0 else None)
+            label = f"{t:.2g} s" if t < 10 else f"{t:.0f} s"
+            axes.annotate(label, (t, y), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    axes.set_yticks(range(len(cases)), list(cases))
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds, whole process (logarithmic)")
+    parameters = end_to_end["model"]["parameters"] / 1e9
+    axes.set_title(f"{parameters:.1f}B bf16 checkpoint to GGUF, {end_to_end['threads']} threads", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", which="major", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(present), frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Write results/table.md and results/chart.png; with --readme, put them into README.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--readme", action="store_true")
+    arguments = parser.parse_args()
+    end_to_end = json.loads((arguments.results / "end_to_end.json").read_text())
+    memory_file = arguments.results / "memory.json"
+    memory = json.loads(memory_file.read_text()) if memory_file.exists() else None
+    text = table(end_to_end, memory)
+    (arguments.results / "table.md").write_text(text + "\n")
+    chart(end_to_end, arguments.results / "chart.png")
+    if arguments.readme:
+        before, rest = README.read_text().split(BEGIN)
+        after = rest.split(END)[1]
+        image = "![Seconds per conversion](benchmarks/results/chart.png)"
+        command = "`make benchmark` measures it anew."
+        README.write_text(f"{before}{BEGIN}\n{image}\n\n{text}\n\n{command}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
