@@ -1,6 +1,7 @@
-"""Sizes of the element types that checkpoints may hold, those that fastconv does not convert included.
+"""Sizes of everything a checkpoint may hold, of what fastconv does not convert too, so that all bytes can be checked.
 
-A reader keeps such a tensor under its name; the stage that needs its values refuses it. Nothing here decodes.
+A reader keeps a tensor of a foreign type under its name; the stage that needs its values refuses it. Nothing here
+decodes. What fastconv converts stands in the type table alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,49 @@ _FOREIGN_BITS = {
     "f4": 4,
 }
 
+# Elements and bytes of a block. Source: llama.cpp pull requests 1046 (q4_2) and 1082 (q4_3); the planar layouts, all
+# scales of a row before all its quants, are of ggml.c from 10 March 2023 on, until 11 March (q4_0) and 17 March (q4_1).
+_FOREIGN_BLOCKS = {"q4_2": (16, 10), "q4_3": (16, 12), "q4_0_planar": (32, 20), "q4_1_planar": (32, 24)}
+
 ELEMENT_BITS: dict[str, int] = {
     **{info.name: 8 * info.block_bytes for info in TYPES.values() if info.block_size == 1},
     **_FOREIGN_BITS,
 }
+_GGML_NAMES = {info.ggml_type: info.name for info in TYPES.values() if info.ggml_type >= 0}
+
+
+def ggml_type_name(ggml_type: int) -> str:
+    """The name of a type id of today's ggml; `ggml_type_N` where the id is unknown."""
+    name = _GGML_NAMES.get(ggml_type)
+    if name is None:
+        import gguf
+
+        try:
+            name = gguf.GGMLQuantizationType(ggml_type).name.lower()
+        except ValueError:
+            name = f"ggml_type_{ggml_type}"
+    return name
+
+
+def block_of(type_name: str) -> tuple[int, int] | None:
+    """Elements and bytes of the type's block, None where the type is unknown or no whole bytes."""
+    info = TYPES.get(type_name)
+    if info is not None:
+        return info.block_size, info.block_bytes
+    if type_name in ELEMENT_BITS:
+        bits = ELEMENT_BITS[type_name]
+        return None if bits % 8 else (1, bits // 8)
+    if type_name in _FOREIGN_BLOCKS:
+        return _FOREIGN_BLOCKS[type_name]
+    import gguf
+
+    ggml_type = gguf.GGMLQuantizationType.__members__.get(type_name.upper())
+    return None if ggml_type is None else gguf.GGML_QUANT_SIZES.get(ggml_type)
+
+
+def stored_bytes(type_name: str, n_elements: int) -> int | None:
+    """Bytes of whole blocks that hold n elements, None where the type's size is unknown."""
+    if type_name in ELEMENT_BITS:
+        return (n_elements * ELEMENT_BITS[type_name] + 7) // 8
+    block = block_of(type_name)
+    return None if block is None else -(-n_elements // block[0]) * block[1]

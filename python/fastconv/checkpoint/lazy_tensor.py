@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastconv.checkpoint.foreign_types import stored_bytes
 from fastconv.checkpoint.storage import FileStorage, Storage
 
 if TYPE_CHECKING:
@@ -163,6 +164,11 @@ class LazyTensor:
     @property
     def n_elements(self) -> int:
         return self.n_rows * self.n_cols
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that its elements take as stored; 0 if its type is unknown."""
+        return sum(stored_bytes(p.type, p.n_rows * p.n_cols) or 0 for p in self.pieces)
 
     @property
     def files(self) -> tuple[str, ...]:

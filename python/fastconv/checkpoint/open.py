@@ -9,6 +9,8 @@ import os
 from typing import Any
 
 from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.ggjt import GGJT_MAGICS, read_ggjt
+from fastconv.checkpoint.gguf import GGUF_MAGIC, read_gguf
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.safetensors import read_safetensors
@@ -165,10 +167,10 @@ def _checkpoint(
     metadata: dict[str, Any],
     parts: tuple[dict[str, LazyTensor], ...] = (),
 ) -> Checkpoint:
-    if not tensors:
-        raise CheckpointError("holds no tensors", file=path)
     config: dict[str, Any] = {}
-    if kind in ("safetensors", "torch"):  # the others carry their own
+    if kind in ("safetensors", "torch"):  # the others carry their own, and may hold a vocabulary alone
+        if not tensors:
+            raise CheckpointError("holds no tensors", file=path)
         for name in ("config.json", "params.json"):
             if os.path.exists(os.path.join(directory, name)):
                 config = read_json_object(os.path.join(directory, name))
@@ -184,6 +186,10 @@ def read_file(
     mark = storage.read(0, min(64, storage.size))
     if mark[:4] == b"PK\x03\x04":
         return "torch", read_torch_zip(storage), {}, ()
+    if mark[:4] == GGUF_MAGIC:
+        return "gguf", *read_gguf(storage), ()
+    if mark[:4] in GGJT_MAGICS:
+        return "ggjt", *read_ggjt(storage)
     if mark.startswith(LEGACY_MAGIC):
         return "torch", read_torch_legacy(storage), {}, ()
     if mark[8:9] == b"{" or (len(mark) > 8 and os.fspath(path).endswith(".safetensors")):
