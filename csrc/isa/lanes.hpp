@@ -3,6 +3,9 @@
 // Everything lives in the namespace of one instruction set, with internal linkage: no code can leak into another.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #define FASTCONV_INLINE inline __attribute__((always_inline))
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {

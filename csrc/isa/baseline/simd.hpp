@@ -4,7 +4,7 @@
 #include <emmintrin.h>
 
 #include <cstdint>
-#include <cstring>
+
 
 #define FASTCONV_ISA_NAMESPACE baseline
 

@@ -1,0 +1,80 @@
+// One kernel as a filter from stdin to stdout, for processors that only an emulator has. Built by test_other_cpus.py.
+//   kernel_filter isas
+//   kernel_filter encode|decode TYPE        f32 -> blocks, blocks -> f32
+//   kernel_filter max_abs|sum_of_squares    f32 -> one f32, one f64
+//   kernel_filter lora_add M N RANK SCALE   rows, b, a -> rows
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "blocks/type_table.hpp"
+#include "isa/kernel_table.hpp"
+
+namespace {
+
+std::vector<char> read_all() {
+  std::vector<char> bytes;
+  char chunk[65536];
+  for (size_t n; (n = std::fread(chunk, 1, sizeof chunk, stdin)) > 0;) bytes.insert(bytes.end(), chunk, chunk + n);
+  return bytes;
+}
+
+template <class T>
+std::vector<T> read_array() {
+  const std::vector<char> bytes = read_all();
+  std::vector<T> values(bytes.size() / sizeof(T));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+template <class T>
+int write_array(const T* values, size_t n) {
+  return std::fwrite(values, sizeof(T), n, stdout) == n && std::fflush(stdout) == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace fastconv;
+  const std::string op = argc > 1 ? argv[1] : "";
+  if (op == "isas") {
+    std::string names;
+    for (const std::string_view name : runnable_isas()) names += std::string(name) + "\n";
+    return write_array(names.data(), names.size());
+  }
+  const KernelTable& table = kernels();
+  if ((op == "encode" || op == "decode") && argc == 3) {
+    const Type type = type_from_name(argv[2]);
+    if (type == Type::count) return 2;
+    const TypeInfo& info = type_info(type);
+    if (op == "encode") {
+      const std::vector<float> x = read_array<float>();
+      std::vector<uint8_t> out(static_cast<size_t>(row_bytes(type, static_cast<int64_t>(x.size()))));
+      table.encode[static_cast<size_t>(type)](x.data(), out.data(), static_cast<int64_t>(x.size()));
+      return write_array(out.data(), out.size());
+    }
+    const std::vector<uint8_t> blocks = read_array<uint8_t>();
+    std::vector<float> out(blocks.size() / static_cast<size_t>(info.block_bytes) * static_cast<size_t>(info.block_size));
+    table.decode[static_cast<size_t>(type)](blocks.data(), out.data(), static_cast<int64_t>(out.size()));
+    return write_array(out.data(), out.size());
+  }
+  std::vector<float> x = read_array<float>();
+  if (op == "max_abs") {
+    const float most = table.max_abs(x.data(), static_cast<int64_t>(x.size()));
+    return write_array(&most, 1);
+  }
+  if (op == "sum_of_squares") {
+    const double sum = table.sum_of_squares(x.data(), static_cast<int64_t>(x.size()));
+    return write_array(&sum, 1);
+  }
+  if (op == "lora_add" && argc == 6) {
+    const int64_t m = std::atoll(argv[2]), n = std::atoll(argv[3]), rank = std::atoll(argv[4]);
+    if (static_cast<int64_t>(x.size()) != m * n + m * rank + rank * n) return 2;
+    float* b = x.data() + m * n;
+    table.lora_add(x.data(), n, m, n, b, b + m * rank, n, rank, std::strtof(argv[5], nullptr));
+    return write_array(x.data(), static_cast<size_t>(m * n));
+  }
+  return 2;
+}
