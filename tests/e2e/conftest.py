@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
-import models
 import numpy as np
 import pytest
+
+from tests import models
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import models
 import numpy as np
 import pytest
-from conftest import write_adapter
-
 from fastconv.cli import main
+
+from tests import models
+from tests.e2e.conftest import write_adapter
 
 SHAPE = models.LlamaShape(n_layer=1)
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"

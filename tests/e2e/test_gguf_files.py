@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fastconv
 import gguf
-import models
 import numpy as np
 import pytest
-from conftest import expected_tensors, gguf_tensors, merged, write_adapter
 
-import fastconv
+from tests import models
+from tests.e2e.conftest import expected_tensors, gguf_tensors, merged, write_adapter
 
 FLOATS = ("f32", "f16", "bf16")
 BLOCKS = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")

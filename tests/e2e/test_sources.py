@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import models
+import fastconv
 import numpy as np
 import pytest
 import torch
-from conftest import gguf_tensors
-
-import fastconv
 from fastconv.errors import ArchitectureError
+
+from tests import models
+from tests.e2e.conftest import gguf_tensors
 
 SHAPE = models.LlamaShape()
 # Axis along which Meta's parts are cut; source: transformers, convert_llama_weights_to_hf.py.

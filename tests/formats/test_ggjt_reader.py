@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from fastconv.checkpoint import open_checkpoint
 from fastconv.errors import CheckpointError
-from format_builders import gathered, ggjt_bytes
+
+from tests.formats.format_builders import gathered, ggjt_bytes
 
 EMBEDDING = "tok_embeddings.weight"
 CONTAINERS = {

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from fastconv.checkpoint import open_checkpoint
 from fastconv.errors import CheckpointError
-from format_builders import gathered, gguf_bytes, gguf_record, gguf_string, gguf_value
+
+from tests.formats.format_builders import gathered, gguf_bytes, gguf_record, gguf_string, gguf_value
 
 Q = gguf.GGMLQuantizationType
 

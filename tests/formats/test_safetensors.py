@@ -10,8 +10,9 @@ import pytest
 import torch
 from fastconv.checkpoint import open_checkpoint
 from fastconv.errors import CheckpointError
-from format_builders import entry, gathered, safetensors_bytes
 from safetensors.torch import load_file, save_file
+
+from tests.formats.format_builders import entry, gathered, safetensors_bytes
 
 DTYPES = {
     "f64": torch.float64,
