@@ -94,8 +94,10 @@ class _Merge:
     def finished_hparams(self) -> Hyperparameters:
         """Raises AdapterError where tensors disagree about the vocabulary. Unties only what has come to differ."""
         for name, stand_in in self.tied.items():
-            merged = [self.tensors[n] for n in (name, stand_in) if n in self.tensors]
-            if len(merged) == 2 and not any(m.deltas for m in merged) and same_content(*(m.base for m in merged)):
+            head, embedding = self.tensors.get(name), self.tensors[stand_in]
+            if head is None or head.deltas or embedding.deltas:
+                continue
+            if same_content(head.base, embedding.base):
                 del self.tensors[name]
         n_vocab = self._n_vocab()
         for name, merged in self.tensors.items():

@@ -108,7 +108,7 @@ def pattern_key(patterns: Iterable[str], module: str) -> str:
 
 
 def read_lora_config(directory: str) -> LoraConfig:
-    """Raises AdapterError if the file is missing or asks for more than is implemented, CheckpointError if it is no JSON."""
+    """Raises AdapterError if it is missing or asks for more than is supported, CheckpointError if it is no JSON."""
     path = os.path.join(directory, CONFIG_NAME)
     if not os.path.exists(path):
         raise AdapterError("is missing: it holds the scale of the update", file=path, fix="put it beside the weights")
