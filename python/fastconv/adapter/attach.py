@@ -68,23 +68,30 @@ class _Merge:
             for name, rule in self.rules.items()
             if rule.tied_to is not None and name not in model.tensors
         }
+        self.embeddings = [rule.tied_to for rule in self.rules.values() if rule.tied_to is not None]
         self.replaced: dict[str, str] = {}  # canonical name -> file of the adapter that replaced it
 
     def add(self, adapter: PeftAdapter, factor: float) -> AdapterSummary:
         vocab_before = self._n_vocab()
+        replaced: set[str] = set()
         for whole in adapter.whole:
-            self._replace(adapter, whole)
+            name = self._canonical(adapter, whole.name, whole.tensor)
+            _check_once(adapter, name, replaced, whole.tensor, "is replaced twice")
+            self._replace(adapter, whole, name)
         scales: dict[float, None] = {}
+        updated: set[str] = set()
         targets: list[str] = []
         for pair in adapter.pairs:
+            name = self._canonical(adapter, f"{pair.module}.weight", pair.b)
+            _check_once(adapter, name, updated, pair.b, "is updated twice")
             scale = factor * adapter.config.scale_of(pair.module)
             if abs(scale) > _F32_MAX:
                 raise AdapterError("the scale is too large", file=adapter.file, tensor=pair.b.name, found=scale)
             scales[scale] = None
-            targets += self._add_pair(adapter, pair, float(np.float32(scale)))
-        warnings = list(_idle(adapter, factor))
-        if factor != 1 and adapter.whole:
-            warnings.append(f"scale {factor:g} does not reach {len(adapter.whole)} tensors that are replaced whole")
+            targets += self._add_pair(adapter, pair, name, float(np.float32(scale)))
+        warnings = _idle(adapter, factor)
+        if factor != 1 and replaced:
+            warnings.append(f"scale {factor:g} does not reach {len(replaced)} tensors that are replaced whole")
         if self._n_vocab() != vocab_before:
             warnings.append(
                 f"changes the vocabulary from {vocab_before} to {self._n_vocab()} tokens; its tokenizer must match"
@@ -114,9 +121,7 @@ class _Merge:
         return replace(self.model.hparams, n_vocab=n_vocab, tied_embeddings=tied)
 
     def _n_vocab(self) -> int:
-        return next(
-            merged.base.shape[0] for name, merged in self.tensors.items() if self.rules[name].shape[0] == "n_vocab"
-        )
+        return self.tensors[self.embeddings[0]].base.shape[0]
 
     def _canonical(self, adapter: PeftAdapter, name: str, tensor: LazyTensor) -> str:
         """Adapters of a bare LlamaModel lack the leading "model."."""
@@ -132,8 +137,7 @@ class _Merge:
             if name in (alias, stand_in) and alias not in self.tensors:
                 self.tensors[alias] = MergedTensor(self.tensors[stand_in].base.renamed(alias))
 
-    def _replace(self, adapter: PeftAdapter, whole: WholeTensor) -> None:
-        name = self._canonical(adapter, whole.name, whole.tensor)
+    def _replace(self, adapter: PeftAdapter, whole: WholeTensor, name: str) -> None:
         self._untie(name)
         before = self.tensors[name]
         expected = rule_shape(self.rules[name], self.model.hparams)
@@ -159,9 +163,11 @@ class _Merge:
         self.replaced[name] = adapter.file
         self.tensors[name] = replace(before, base=whole.tensor.renamed(name))
 
-    def _add_pair(self, adapter: PeftAdapter, pair: LoraPair, scale: float) -> list[str]:
+    def _add_pair(self, adapter: PeftAdapter, pair: LoraPair, name: str, scale: float) -> list[str]:
         """The canonical names of what the pair is added to."""
-        name = self._canonical(adapter, f"{pair.module}.weight", pair.b)
+        if pair.is_embedding is not (name in self.embeddings):
+            problem = "the module is no embedding" if pair.is_embedding else "the embedding has factors of its own kind"
+            raise AdapterError(problem, file=adapter.file, tensor=pair.a.name)
         shape = self.tensors[self.tied.get(name, name) if name not in self.tensors else name].base.shape
         if len(shape) != 2:
             raise AdapterError("its target is not a matrix", file=adapter.file, tensor=pair.b.name, found=list(shape))
@@ -218,6 +224,12 @@ class _Merge:
         before = self.tensors[name]
         base = before.base.as_column() if len(before.base.shape) == 1 else before.base
         self.tensors[name] = MergedTensor(base, (*before.deltas, delta))
+
+
+def _check_once(adapter: PeftAdapter, name: str, seen: set[str], tensor: LazyTensor, problem: str) -> None:
+    if name in seen:
+        raise AdapterError(problem, file=adapter.file, tensor=tensor.name, found=f"another name of {name}")
+    seen.add(name)
 
 
 def _check_shape(adapter: PeftAdapter, tensor: LazyTensor, expected: tuple[int, ...]) -> None:

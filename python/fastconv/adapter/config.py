@@ -24,7 +24,7 @@ _OBEYED = frozenset(
 # Where the adapter came from and how it was trained. Which modules it covers is read off its tensors. fan_in_fan_out
 # concerns Conv1D layers, which no LLaMA has: PEFT clears it for nn.Linear and does not look at it for nn.Embedding.
 # megatron_core, qalora_group_size and the *_config of an initialisation mean nothing without the field that turns them
-# on. VeLoRA changes the backward pass alone. merge_weights is PEFT 0.2's word for merging in eval().
+# on. merge_weights is PEFT 0.2's word for merging in eval().
 _NEUTRAL = frozenset(
     (
         "auto_mapping",
@@ -50,7 +50,6 @@ _NEUTRAL = frozenset(
         "runtime_config",
         "target_modules",
         "task_type",
-        "velora_config",
     )
 )
 
@@ -66,6 +65,7 @@ _REFUSED = {
     "trainable_token_indices": "replaces single rows of the embedding",
     "use_bdlora": "stores block-diagonal matrices",
     "use_qalora": "pools the inputs",
+    "velora_config": "stores statistics of its training among the tensors",
 }
 
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")

@@ -69,8 +69,6 @@ def open_peft_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
     file = _tensor_file(path)
     config = read_lora_config(os.path.dirname(file))
     tensors = open_checkpoint(file).tensors
-    if not tensors:
-        raise AdapterError("holds no tensors", file=file)
     modules: dict[str, _Module] = {}
     for name, tensor in tensors.items():
         _check_type(file, tensor)
