@@ -53,8 +53,8 @@ class Bench:
         source = self.model / "model.safetensors"
         return [_strings([self.scratch / "floor", self.threads, source, outfile, output_bytes, int(sync)])]
 
-    def numpy_commands(self, case: Case, outfile: Path, quantizer: str) -> list[list[str]]:
-        command = [sys.executable, HERE / "numpy_path.py", self.model, outfile, case.type, "--quantizer", quantizer]
+    def numpy_commands(self, case: Case, outfile: Path, *options: str) -> list[list[str]]:
+        command = [sys.executable, HERE / "numpy_path.py", self.model, outfile, case.type, *options]
         return [_strings(command + (["--lora", self.adapter] if case.lora else []))]
 
     def llama_cpp_commands(self, case: Case, outfile: Path) -> list[list[str]]:

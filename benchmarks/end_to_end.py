@@ -15,12 +15,10 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+
 from contenders import CASES, HERE, Bench, Case, build_floor
 from measure import Samples, machine, run_once, warm
 from models import TINY, Shape, make_adapter, make_model
-
-# The merge is a sum of 16 products: NumPy may take them in another order, which moves a rare value across a rounding.
-MERGE_TOLERANCE = 1e-3
 
 
 def tensors(path: Path) -> dict[str, tuple[str, np.ndarray]]:
@@ -28,16 +26,15 @@ def tensors(path: Path) -> dict[str, tuple[str, np.ndarray]]:
     return {t.name: (t.tensor_type.name, t.data.reshape(-1).view(np.uint8)) for t in gguf.GGUFReader(path).tensors}
 
 
-def check_tensors(ours: Path, theirs: Path, tolerance: float) -> str:
-    """What was found equal. Raises ValueError if names, types or more than the tolerated share of the bytes differ."""
+def check_tensors(ours: Path, theirs: Path) -> str:
+    """What was found equal. Raises ValueError if names, types or bytes differ."""
     a, b = tensors(ours), tensors(theirs)
     if {name: t for name, (t, _) in a.items()} != {name: t for name, (t, _) in b.items()}:
         raise ValueError(f"{ours.name} and {theirs.name} hold different tensors or types")
-    n_bytes = sum(x.size for _, x in a.values())
-    n_different = sum(int(np.count_nonzero(a[name][1] != b[name][1])) for name in a)
-    if n_different > tolerance * n_bytes:
-        raise ValueError(f"{n_different} of {n_bytes} bytes of {ours.name} differ from {theirs.name}")
-    return f"{len(a)} tensors, {n_bytes} bytes, {n_different} different"
+    different = [name for name in a if not np.array_equal(a[name][1], b[name][1])]
+    if different:
+        raise ValueError(f"{len(different)} tensors of {ours.name} differ from {theirs.name}: {different[0]} ...")
+    return f"{len(a)} tensors, {sum(x.size for _, x in a.values())} bytes equal"
 
 
 def same_file(ours: Path, theirs: Path) -> bool:
@@ -52,12 +49,12 @@ def check(bench: Bench, case: Case) -> tuple[int, dict[str, str]]:
     for path in (ours, theirs):
         path.unlink(missing_ok=True)
     run_once(*bench.fastconv_commands(case, ours))
-    run_once(*bench.numpy_commands(case, theirs, "oracle"))
-    checked = {"NumPy": check_tensors(ours, theirs, MERGE_TOLERANCE if case.lora else 0.0)}
+    run_once(*bench.numpy_commands(case, theirs, "--ordered"))
+    checked = {"NumPy": check_tensors(ours, theirs)}
     if bench.llama_cpp and not case.lora:
         theirs.unlink()
         run_once(*bench.llama_cpp_commands(case, theirs))
-        check_tensors(ours, theirs, 0.0)
+        check_tensors(ours, theirs)
         checked["llama.cpp"] = "whole file equal" if same_file(ours, theirs) else "all tensors equal"
     size = ours.stat().st_size
     ours.unlink()
@@ -74,10 +71,10 @@ def measure_case(bench: Bench, case: Case, rounds: int, slow_rounds: int) -> dic
         "fastconv": (rounds, lambda: bench.fastconv_commands(case, outfile)),
         "floor": (rounds, lambda: bench.floor_commands(size, outfile, sync=False)),
         "floor, synced": (rounds, lambda: bench.floor_commands(size, outfile, sync=True)),
-        "NumPy": (slow_rounds, lambda: bench.numpy_commands(case, outfile, "oracle")),
+        "NumPy": (slow_rounds, lambda: bench.numpy_commands(case, outfile)),
     }
     if case.type != "q6_k":
-        contenders["gguf.quants"] = (slow_rounds, lambda: bench.numpy_commands(case, outfile, "gguf"))
+        contenders["gguf.quants"] = (slow_rounds, lambda: bench.numpy_commands(case, outfile, "--quantizer", "gguf"))
     if bench.llama_cpp:
         contenders["llama.cpp"] = (slow_rounds, lambda: bench.llama_cpp_commands(case, outfile))
 

@@ -1,7 +1,8 @@
 """A plain converter in NumPy, tensor by tensor: the answer that fastconv's output is checked against, and a contender.
 
-usage: numpy_path.py MODEL OUTFILE TYPE [--lora ADAPTER] [--quantizer oracle|gguf]. Bfloat16 safetensors in, GGUF out;
-the metadata is left out, for only tensors are compared. The quantizers are those of the tests, or gguf.quants.
+usage: numpy_path.py MODEL OUTFILE TYPE [--lora ADAPTER] [--ordered] [--quantizer oracle|gguf]. Bfloat16 safetensors
+in, GGUF out; the metadata is left out, for only tensors are compared. The quantizers are those of the tests, or
+gguf.quants; the product of an adapter is BLAS's, or summed in the order that fastconv promises.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -49,9 +50,18 @@ def quantize(x: np.ndarray, type_name: str, quantizer: str) -> np.ndarray:
     """float32 rows -> rows of uint8."""
     if quantizer == "gguf" and type_name != "q6_k":  # gguf.quants cannot make q6_k
         return gguf.quantize(x, gguf.GGMLQuantizationType[type_name.upper()])
-    from oracle import quantize as oracle_quantize
+    from tests.oracle.blocks import encode
 
-    return oracle_quantize(x, type_name)
+    return encode(x, type_name)
+
+
+def merge(x: np.ndarray, b: np.ndarray, a: np.ndarray, scale: np.float32, *, ordered: bool) -> np.ndarray:
+    """x + scale * b @ a, float32."""
+    if ordered:
+        from tests.oracle.merge import lora_add
+
+        return lora_add(x, b, a, scale)
+    return x + scale * (b @ a)
 
 
 def type_of(name: str, x: np.ndarray, outtype: str) -> str:
@@ -70,6 +80,7 @@ def main() -> None:
     parser.add_argument("outfile", type=Path)
     parser.add_argument("type")
     parser.add_argument("--lora", type=Path)
+    parser.add_argument("--ordered", action="store_true")
     parser.add_argument("--quantizer", choices=["oracle", "gguf"], default="oracle")
     arguments = parser.parse_args()
 
@@ -81,7 +92,7 @@ def main() -> None:
     for name, x in read_safetensors(arguments.model / "model.safetensors"):
         module = name.removesuffix(".weight")
         if (a := lora.get(f"base_model.model.{module}.lora_A.weight")) is not None:
-            x = x + (lora[f"base_model.model.{module}.lora_B.weight"] * scale) @ a
+            x = merge(x, lora[f"base_model.model.{module}.lora_B.weight"], a, scale, ordered=arguments.ordered)
         projection = module.rpartition(".")[2]
         if projection in n_heads:
             x = interleave_heads(x, n_heads[projection])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from smollm2 import write_json, write_safetensors
 
 LORA_ALPHA = 16

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from adapter import write_adapter
 from smollm2 import find_gguf, write_checkpoint
-from tokenizers import Tokenizer
 
 PROMPT = "The fastest way to turn a checkpoint into a GGUF file is"
 CONTINUATION = " fastconv, in one streaming pass."

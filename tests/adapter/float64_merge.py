@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+
 from fastconv.adapter.delta import LoraDelta, MergedTensor
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage

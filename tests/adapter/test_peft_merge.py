@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fastconv.adapter.attach import AdaptedModel, attach_adapters
 from fastconv.architecture.rope import interleaved_from_halves
-
 from tests.adapter.float64_merge import merged
 from tests.adapter.peft_models import Llama, drop, edit_config, peft_merged, trained_adapter, untied
 

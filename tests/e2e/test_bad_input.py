@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastconv.cli import main
 
+from fastconv.cli import main
 from tests import models
 from tests.e2e.conftest import write_adapter
 

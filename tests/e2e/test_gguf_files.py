@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fastconv
 import gguf
 import numpy as np
 import pytest
 
+import fastconv
 from tests import models
 from tests.e2e.conftest import expected_tensors, gguf_tensors, merged, write_adapter
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import fastconv
 import numpy as np
 import pytest
 import torch
-from fastconv.errors import ArchitectureError
 
+import fastconv
+from fastconv.errors import ArchitectureError
 from tests import models
 from tests.e2e.conftest import gguf_tensors
 

@@ -36,8 +36,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server():
-    import smollm2
     import xllamacpp
+
+    import smollm2
 
     params = xllamacpp.CommonParams()
     params.model.path = str(smollm2.find_gguf())
@@ -83,10 +84,11 @@ def test_probabilities_equal_llama_cpps(checkpoint: Path, server) -> None:
 def test_forward_pass_of_the_adapter_equals_transformers(checkpoint: Path) -> None:
     """The NumPy forward pass that the example adapter is made with."""
     import torch
-    from adapter import forward
     from gguf import GGUFReader
-    from smollm2 import find_gguf, read_weights
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from adapter import forward
+    from smollm2 import find_gguf, read_weights
 
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     ids = AutoTokenizer.from_pretrained(checkpoint).encode(TEXTS[1])

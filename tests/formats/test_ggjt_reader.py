@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fastconv.checkpoint import open_checkpoint
 from fastconv.errors import CheckpointError
-
 from tests.formats.format_builders import gathered, ggjt_bytes
 
 EMBEDDING = "tok_embeddings.weight"

@@ -8,9 +8,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+
 from fastconv.checkpoint import open_checkpoint
 from fastconv.errors import CheckpointError
-
 from tests.formats.format_builders import gathered, gguf_bytes, gguf_record, gguf_string, gguf_value
 
 Q = gguf.GGMLQuantizationType

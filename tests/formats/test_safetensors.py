@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastconv.checkpoint import open_checkpoint
-from fastconv.errors import CheckpointError
 from safetensors.torch import load_file, save_file
 
+from fastconv.checkpoint import open_checkpoint
+from fastconv.errors import CheckpointError
 from tests.formats.format_builders import entry, gathered, safetensors_bytes
 
 DTYPES = {
