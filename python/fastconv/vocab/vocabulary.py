@@ -22,8 +22,10 @@ class Vocabulary:
     """kind: "spm" (SentencePiece) or "bpe". tokens: UTF-8 as GGUF stores them. scores: for spm. merges and pre: for bpe.
 
     special_ids: "bos", "eos", "unk", "pad", ... -> token id. add_special: "bos", "eos" ... -> whether the tokenizer adds
-    it. add_space_prefix, chat_template: as tokenizer_config.json says, None where it does not. n_base: tokens of the
-    tokenizer's own model, which come before the added ones; None where the source does not tell them apart.
+    it. infill_ids: "prefix", "suffix", "middle", "eot" of models that fill in. add_space_prefix, chat_template: as
+    tokenizer_config.json says, lowercase, strip_accents: as the normalizer does; None where the source is silent.
+    n_base: tokens of the tokenizer's own model, which come before the added ones; None where the source does not tell
+    them apart.
     """
 
     kind: str
@@ -37,3 +39,6 @@ class Vocabulary:
     add_space_prefix: bool | None = None
     chat_template: str | list[dict[str, str]] | None = None
     n_base: int | None = None
+    infill_ids: dict[str, int] = field(default_factory=dict)
+    lowercase: bool | None = None
+    strip_accents: bool | None = None

@@ -1,0 +1,120 @@
+"""GGUF version 3 as llama.cpp b11434 writes it: header, tensor records, offsets.
+
+Knows sizes and names, never tensor data. docs/formats/gguf.md has the bytes in file order and the sources.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+
+from fastconv.adapter.delta import MergedTensor
+from fastconv.architecture.rope import rope_factors
+from fastconv.architecture.spec import CanonicalModel
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.storage import ArrayStorage
+from fastconv.errors import PlanError
+from fastconv.layout.laid_out import LaidOut, PlacedTensor
+from fastconv.plan.ftype import FileType, tensor_type
+from fastconv.types import TYPES, row_bytes
+from fastconv.vocab.vocabulary import Vocabulary
+
+MAGIC = b"GGUF"
+VERSION = 3
+ALIGNMENT = 32  # bytes, of the data section and of every tensor in it
+
+_ROPE_FACTORS = "rope_freqs.weight"
+
+
+def computed_tensors(model: CanonicalModel) -> dict[str, MergedTensor]:
+    """Tensors that GGUF has and no checkpoint: the factors of llama3 rope scaling."""
+    factors = rope_factors(model.hparams)
+    if factors is None:
+        return {}
+    tensor = LazyTensor.stored(_ROPE_FACTORS, "f32", factors.shape, ArrayStorage(factors), 0)
+    return {_ROPE_FACTORS: MergedTensor(tensor)}
+
+
+def lay_out(
+    model: CanonicalModel,
+    tensors: Mapping[str, MergedTensor],
+    vocabulary: Vocabulary,
+    file_type: FileType,
+    *,
+    pure: bool = False,
+) -> LaidOut:
+    """The file of these tensors: canonical names in source order, rows that rotate interleaved, computed ones included.
+
+    No tensors: a file of the vocabulary alone. Raises CheckpointError for a model card that cannot be understood,
+    PlanError for a tensor that GGUF has no name for.
+    """
+    from fastconv.layout.gguf_metadata import key_values
+
+    names = gguf_names(model, list(tensors))
+    n_params = sum(math.prod(merged.base.shape) for merged in tensors.values())
+    values = key_values(model, vocabulary, file_type, n_params)
+    ordered = (
+        list(names) if file_type.is_float else sorted(names, key=lambda canonical: _quantizer_key(names[canonical]))
+    )
+    records: list[bytes] = []
+    sizes: list[tuple[str, str, int, int]] = []
+    end = 0
+    for canonical in ordered:
+        name, shape = names[canonical], tensors[canonical].base.shape
+        block = tensor_type(name, shape, file_type, pure=pure, tied="lm_head.weight" not in tensors)
+        size = math.prod(shape[:-1]) * row_bytes(block, shape[-1])
+        records.append(_tensor_record(name, shape, block, end))
+        sizes.append((canonical, block, end, size))
+        end = _aligned(end + size)
+    header = b"".join((MAGIC, struct.pack("<IQQ", VERSION, len(records), len(values)), bytes(values), *records))
+    if not records:
+        return LaidOut(((0, header),), (), len(header))
+    start = _aligned(len(header))
+    placed = tuple(
+        PlacedTensor(names[canonical], canonical, tensors[canonical].base.shape, block, start + offset, size)
+        for canonical, block, offset, size in sizes
+    )
+    return LaidOut(((0, header),), placed, start + end)
+
+
+def gguf_names(model: CanonicalModel, canonical: Sequence[str]) -> dict[str, str]:
+    """Canonical name -> GGUF's, in the order given. Raises PlanError where there is none."""
+    import gguf
+
+    architectures = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
+    name_map = gguf.get_tensor_name_map(architectures[model.spec.name], model.hparams.n_layer)
+    names: dict[str, str] = {}
+    for name in canonical:
+        found = name if name == _ROPE_FACTORS else name_map.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise PlanError("has no name in GGUF", tensor=name)
+        names[name] = found
+    return names
+
+
+def _quantizer_key(name: str) -> tuple[int, bytes]:
+    """llama-quantize writes tensors by layer, those of no layer first, then by name.
+
+    Source: llama.cpp b11434, src/llama-model-loader.h (weight_name_comparer).
+    """
+    layer = name.split(".")[1] if name.startswith("blk.") else "-1"
+    return int(layer), name.encode()
+
+
+def _tensor_record(name: str, shape: Sequence[int], block: str, offset: int) -> bytes:
+    """Dimensions are reversed here and nowhere else."""
+    label = name.encode()
+    return struct.pack(
+        f"<Q{len(label)}sI{len(shape)}QIQ",
+        len(label),
+        label,
+        len(shape),
+        *reversed(shape),
+        TYPES[block].ggml_type,
+        offset,
+    )
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT

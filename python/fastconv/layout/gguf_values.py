@@ -1,0 +1,77 @@
+"""Values of GGUF's key-value section as bytes; arrays are written in bulk. Knows no keys.
+
+Source of the layout: ggml, docs/gguf.md (version 3, little-endian). Imports gguf, which takes a moment.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from gguf import GGUFValueType
+
+_SCALARS = {
+    GGUFValueType.UINT8: "<B",
+    GGUFValueType.INT8: "<b",
+    GGUFValueType.UINT16: "<H",
+    GGUFValueType.INT16: "<h",
+    GGUFValueType.UINT32: "<I",
+    GGUFValueType.INT32: "<i",
+    GGUFValueType.UINT64: "<Q",
+    GGUFValueType.INT64: "<q",
+    GGUFValueType.FLOAT32: "<f",
+    GGUFValueType.FLOAT64: "<d",
+    GGUFValueType.BOOL: "<?",
+}
+
+
+def encode_string(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(data)) + data
+
+
+def encode_value(value_type: GGUFValueType, value: Any) -> bytes:
+    """A typed scalar, string or array (of strings, booleans, integers as int32, or floats as float32).
+
+    Raises TypeError or ValueError if the value is not of the type.
+    """
+    tag = struct.pack("<I", value_type)
+    if value_type == GGUFValueType.STRING:
+        if not isinstance(value, str | bytes):
+            raise TypeError(f"{value!r} is not text")
+        return tag + encode_string(value)
+    if value_type == GGUFValueType.ARRAY:
+        return tag + _array(value)
+    try:
+        return tag + struct.pack(_SCALARS[value_type], value)
+    except struct.error as error:
+        raise ValueError(f"{value!r} is not a {value_type.name.lower()} ({error})") from None
+
+
+def _array(values: Sequence[Any]) -> bytes:
+    first = values[0]
+    if not all(isinstance(value, type(first)) or isinstance(first, type(value)) for value in values):
+        raise TypeError(f"{values!r} mixes types")
+    if isinstance(first, str | bytes):
+        return _array_head(GGUFValueType.STRING, values) + _strings(values)
+    if isinstance(first, bool):
+        return _array_head(GGUFValueType.BOOL, values) + bytes(values)
+    if isinstance(first, float):
+        return _array_head(GGUFValueType.FLOAT32, values) + np.array(values, dtype="<f4").tobytes()
+    if isinstance(first, int):
+        return _array_head(GGUFValueType.INT32, values) + np.array(values, dtype="<i4").tobytes()
+    raise TypeError(f"an array cannot hold {first!r}")
+
+
+def _array_head(element_type: GGUFValueType, values: Sequence[Any]) -> bytes:
+    return struct.pack("<IQ", element_type, len(values))
+
+
+def _strings(values: Iterable[str | bytes]) -> bytes:
+    encoded = [value.encode() if isinstance(value, str) else value for value in values]
+    lengths = np.fromiter(map(len, encoded), dtype="<u8", count=len(encoded)).tobytes()
+    prefixes = [lengths[at : at + 8] for at in range(0, len(lengths), 8)]
+    return b"".join(chain.from_iterable(zip(prefixes, encoded, strict=True)))
