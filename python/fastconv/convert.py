@@ -73,6 +73,8 @@ def prepare(request: ConvertRequest) -> Preparation:
         request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
     )
     tensors = {} if request.vocab_only else interleaved(model, adapted.tensors)
+    if tensors and TARGETS[request.to][0] == "gguf":
+        tensors = gguf.computed_tensors(model) | tensors
     file_types = _file_types(request, model)
     layouts = tuple(_lay_out(request, model, tensors, vocabulary, ftype) for ftype in file_types)
     targets = tuple(request.target_path(ftype.name) for ftype in file_types)

@@ -19,11 +19,11 @@ class TokenType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """kind: "spm" (SentencePiece) or "bpe". tokens: UTF-8 as GGUF stores them. scores: for spm. merges and pre: for bpe.
+    """kind: "spm" (SentencePiece) or "bpe". tokens: UTF-8 as GGUF stores them. scores: of spm. merges and pre: of bpe.
 
-    special_ids: "bos", "eos", "unk", "pad", ... -> token id. add_special: "bos", "eos" ... -> whether the tokenizer adds
-    it. infill_ids: "prefix", "suffix", "middle", "eot" of models that fill in. add_space_prefix, chat_template: as
-    tokenizer_config.json says, lowercase, strip_accents: as the normalizer does; None where the source is silent.
+    special_ids: "bos", "eos", "unk", "pad", ... -> token id. infill_ids: "prefix", "suffix", "middle", "eot" of models
+    that fill in. add_special: "bos", "eos" ... -> whether the tokenizer adds it. add_space_prefix, chat_template: as
+    tokenizer_config.json says; lowercase, strip_accents: as the normalizer does; None where the source is silent.
     n_base: tokens of the tokenizer's own model, which come before the added ones; None where the source does not tell
     them apart.
     """
