@@ -113,7 +113,7 @@ def tensor_type(name: str, shape: Sequence[int], outtype: str, *, version: int, 
     """The type of one tensor, by the rules of the `quantize` tool of each version's time.
 
     name: as in the file. shape: output dimension first. Vectors stay f32. In v3 output.weight is q6_k, and where q6_k
-    does not fit, output.weight is f16 and the embedding q4_0 (pull requests 1684, 1807 and 1921); pure: every matrix
+    does not fit, output.weight is f16 and the embedding q4_0 (pull requests 1684, 1807 and 1932); pure: every matrix
     of one type. Raises PlanError where a row does not divide into blocks.
     """
     if len(shape) < 2:
@@ -139,7 +139,7 @@ def tensor_type(name: str, shape: Sequence[int], outtype: str, *, version: int, 
 def n_mult(hparams: Hyperparameters, version: int) -> int:
     """The header's stand-in for n_ff, which is not stored: readers round 8/3 n_embd up to a multiple of it.
 
-    What the source states, else the largest up to 256 as convert.py searched (pull request 2163), else n_ff. Raises
+    What the source states, else the largest up to 256 as convert.py searched (pull request 1958), else n_ff. Raises
     PlanError if no value gives n_ff, that is if n_ff is less than 8/3 n_embd.
     """
     raw = 2 * (4 * hparams.n_embd) // 3
