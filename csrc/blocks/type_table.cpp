@@ -9,7 +9,7 @@ namespace {
 constexpr double kF32Max = std::numeric_limits<float>::max();
 constexpr double kF16Max = 65504.0;
 // The largest f32 that rounds to a finite bf16: 0x7F7F7FFF.
-constexpr double kBf16Max = 3.3961774292304601e+38;
+constexpr double kBf16Max = 0x1.fefffep+127;
 
 // max_abs of a block type is where its f16 scale or min reaches kF16Max: |d| = max / -8 for q4_0, max / -16 for q5_0,
 // max / 127 for q8_0; the min itself for q4_1 and q5_1; for q6_k the super-scale is at most max / 128 of a sub-scale.
