@@ -7,6 +7,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,20 @@ inline Type require_type(std::string_view name) {
   const Type type = type_from_name(name);
   if (type == Type::count) throw pybind11::value_error("type '" + std::string(name) + "' is unknown");
   return type;
+}
+
+// The memory of an array of any type, as it is.
+inline const void* contiguous_data(const pybind11::array& array) {
+  if (!(array.flags() & pybind11::array::c_style)) throw pybind11::value_error("the array is not C-contiguous");
+  return array.data();
+}
+
+// Keeps the object alive; may be dropped by a thread that does not hold the GIL.
+inline std::shared_ptr<void> keep_alive(pybind11::object object) {
+  return std::shared_ptr<void>(object.release().ptr(), [](void* pointer) {
+    const pybind11::gil_scoped_acquire gil;
+    pybind11::handle(static_cast<PyObject*>(pointer)).dec_ref();
+  });
 }
 
 }  // namespace fastconv

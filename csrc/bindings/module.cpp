@@ -7,4 +7,5 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "The compiled core of fastconv: kernels and the streaming engine.";
   fastconv::register_types(m);
   fastconv::register_kernels(m);
+  fastconv::register_engine(m);
 }

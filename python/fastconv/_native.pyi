@@ -41,7 +41,8 @@ class Piece:
         """
 
 class Source:
-    def __init__(self, n_rows: int, n_cols: int, pieces: Sequence[Piece], rows: np.ndarray | None = None) -> None: ...
+    def __init__(self, n_rows: int, n_cols: int, pieces: Sequence[Piece], rows: np.ndarray | None = None) -> None:
+        """Raises ValueError unless the pieces cover each stored row exactly once and rows names stored rows."""
 
 class Delta:
     def __init__(self, b: Source, a: Source, scale: float, magnitude: Source | None = None) -> None: ...
@@ -75,8 +76,7 @@ class Run:
     def wait(self, seconds: float) -> bool:
         """True once all is done; the GIL is released meanwhile.
 
-        Raises NonFinite(job index, row, column, value) as ValueError-like `_native.NonFiniteValue`, and OSError for a
-        failed read or write.
+        Raises NonFiniteValue, InputChanged, OSError for a failed write, and RuntimeError after a cancel.
         """
 
     def cancel(self) -> None:
@@ -91,6 +91,9 @@ class Run:
 
 class NonFiniteValue(Exception):
     """args: (job index, row, column, value, type name)."""
+
+class InputChanged(Exception):
+    """args: (st_dev, st_ino) of an input file that is no longer what it was when it was mapped."""
 
 def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) decoded to float32."""

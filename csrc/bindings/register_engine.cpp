@@ -1,0 +1,138 @@
+// The engine as Python sees it: the structs of engine/job.hpp, read_rows and Run. Names of types become Types here, and
+// native errors become Python's.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "bindings/arrays.hpp"
+#include "bindings/register.hpp"
+#include "engine/job.hpp"
+#include "engine/run.hpp"
+#include "engine/source_reader.hpp"
+#include "engine/validate.hpp"
+#include "io/storage.hpp"
+
+namespace py = pybind11;
+
+namespace fastconv {
+namespace {
+
+NonFinite policy_by_name(const std::string& name) {
+  if (name == "error") return NonFinite::error;
+  if (name == "keep") return NonFinite::keep;
+  if (name == "clamp") return NonFinite::clamp;
+  throw std::invalid_argument("nonfinite is error, keep or clamp, not " + name);
+}
+
+std::shared_ptr<Storage> storage_of(const py::object& object) {
+  if (py::isinstance<py::int_>(object)) return Storage::map_file(object.cast<int>());
+  if (!py::isinstance<py::array>(object)) throw py::type_error("storage is neither a descriptor nor an array");
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  const void* data = contiguous_data(array);
+  return Storage::in_memory(data, array.nbytes(), keep_alive(array));
+}
+
+Source make_source(int64_t n_rows, int64_t n_cols, std::vector<Piece> pieces,
+                   const std::optional<py::array_t<int64_t, py::array::c_style>>& rows) {
+  Source source{n_rows, n_cols, std::move(pieces), {}};
+  if (rows) {
+    if (rows->ndim() != 1) throw std::invalid_argument("rows is not one-dimensional");
+    source.rows.assign(rows->data(), rows->data() + rows->size());
+  }
+  validate(source);
+  return source;
+}
+
+py::array_t<float> read_rows(const Source& source, int64_t start, int64_t stop) {
+  if (start < 0 || stop < start || stop > source.n_rows)
+    throw std::invalid_argument("rows [" + std::to_string(start) + ", " + std::to_string(stop) + ") of " +
+                                std::to_string(source.n_rows));
+  py::array_t<float> rows({stop - start, source.n_cols});
+  float* const data = rows.mutable_data();
+  const py::gil_scoped_release released;
+  const SourceReader reader(source, false, kernels());
+  if (source.n_cols > 0) reader.read(start, stop, 0, source.n_cols, data);
+  return rows;
+}
+
+void register_structs(py::module_& m) {
+  py::class_<Piece>(m, "Piece")
+      .def(py::init([](const py::object& storage, const std::string& type, int64_t offset, int64_t row_stride,
+                       int64_t col_stride, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols) {
+             Piece piece{
+                 storage_of(storage), require_type(type), offset, row_stride, col_stride, row, n_rows, col, n_cols};
+             validate(piece);
+             return piece;
+           }),
+           py::arg("storage"), py::arg("type"), py::arg("offset"), py::arg("row_stride"), py::arg("col_stride"),
+           py::arg("row"), py::arg("n_rows"), py::arg("col"), py::arg("n_cols"));
+  py::class_<Source>(m, "Source")
+      .def(py::init(&make_source), py::arg("n_rows"), py::arg("n_cols"), py::arg("pieces"),
+           py::arg("rows") = py::none());
+  py::class_<Delta>(m, "Delta")
+      .def(py::init([](Source b, Source a, float scale, std::optional<Source> magnitude) {
+             Delta delta{std::move(b), std::move(a), scale, {}};
+             if (magnitude) delta.magnitude.push_back(std::move(*magnitude));
+             return delta;
+           }),
+           py::arg("b"), py::arg("a"), py::arg("scale"), py::arg("magnitude") = py::none());
+  py::class_<Output>(m, "Output")
+      .def(py::init([](int file, const std::string& type, int64_t offset) {
+             return Output{file, require_type(type), offset};
+           }),
+           py::arg("file"), py::arg("type"), py::arg("offset"));
+  py::class_<Job>(m, "Job").def(
+      py::init([](std::string name, Source source, std::vector<Delta> deltas, std::vector<Output> outputs) {
+        return Job{std::move(name), std::move(source), std::move(deltas), std::move(outputs)};
+      }),
+      py::arg("name"), py::arg("source"), py::arg("deltas"), py::arg("outputs"));
+  py::class_<DeltaStats>(m, "DeltaStats")
+      .def_readonly("delta_norm", &DeltaStats::delta_norm)
+      .def_readonly("base_norm", &DeltaStats::base_norm);
+}
+
+void register_errors(py::module_& m) {
+  static const py::handle non_finite = py::exception<NonFiniteValue>(m, "NonFiniteValue").release();
+  static const py::handle input_changed = py::exception<InputChanged>(m, "InputChanged").release();
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      std::rethrow_exception(std::move(error));
+    } catch (const NonFiniteValue& e) {
+      const auto args = py::make_tuple(e.job, e.row, e.col, e.value, std::string(type_info(e.type).name));
+      PyErr_SetObject(non_finite.ptr(), args.ptr());
+    } catch (const InputChanged& e) {
+      PyErr_SetObject(input_changed.ptr(), py::make_tuple(e.device, e.inode).ptr());
+    } catch (const std::system_error& e) {
+      errno = e.code().value();
+      PyErr_SetFromErrno(PyExc_OSError);
+    }
+  });
+}
+
+}  // namespace
+
+void register_engine(py::module_& m) {
+  register_structs(m);
+  register_errors(m);
+  m.def("read_rows", &read_rows, py::arg("source"), py::arg("start"), py::arg("stop"));
+  py::class_<Run>(m, "Run")
+      .def(py::init([](std::vector<Job> jobs, const std::vector<int>& files, int threads, const std::string& nonfinite,
+                       int64_t tile_bytes, const std::string& isa) {
+             RunOptions options{threads, policy_by_name(nonfinite), tile_bytes,
+                                isa.empty() ? &kernels() : &kernels(isa)};
+             return std::make_unique<Run>(std::move(jobs), files, options);
+           }),
+           py::arg("jobs"), py::arg("files"), py::arg("threads"), py::arg("nonfinite") = "error",
+           py::arg("tile_bytes") = 0, py::arg("isa") = "")
+      .def("wait", &Run::wait, py::arg("seconds"), py::call_guard<py::gil_scoped_release>())
+      .def("cancel", &Run::cancel, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("bytes_done", &Run::bytes_done)
+      .def("delta_stats", &Run::delta_stats);
+}
+
+}  // namespace fastconv

@@ -1,0 +1,149 @@
+#include "engine/converter.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace fastconv {
+namespace {
+
+// Output bytes gathered before a write.
+constexpr int64_t kWriteBytes = 256 << 10;
+// Elements encoded at a time, a multiple of every block: a large tile must not need as large a buffer.
+constexpr int64_t kEncodeElements = 64 << 10;
+// Elements of a type without blocks that are encoded anew around a value that does not fit.
+constexpr int64_t kCopyGroup = 256;
+
+// Where an element of the folded or unfolded matrix stands in the output.
+int64_t linear(const PreparedJob& job, int64_t row, int64_t col) { return row * job.source.n_cols() + col; }
+
+}  // namespace
+
+void Converter::convert(PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled) {
+  if (job.job.outputs.size() == 1 && job.copies[0] && copy_through(job, chunk, cancelled)) return;
+  const size_t n_outputs = job.job.outputs.size();
+  if (pending_.size() < n_outputs) pending_.resize(n_outputs);
+  for (size_t i = 0; i < n_outputs; ++i) {
+    pending_[i].size = 0;
+    pending_[i].offset =
+        job.job.outputs[i].offset + row_bytes(job.job.outputs[i].type, linear(job, chunk.r0, chunk.c0));
+  }
+  const bool decodes =
+      policy_ != NonFinite::keep || !std::all_of(job.copies.begin(), job.copies.end(), [](bool c) { return c; });
+
+  for_each_tile(chunk, job.division.tile, [&](const Tile& tile) {
+    if (cancelled.load(std::memory_order_relaxed)) return false;
+    bool fits = true;
+    if (decodes) {
+      rows_.resize(std::max(rows_.size(), static_cast<size_t>(tile.elements())));
+      job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, rows_.data());
+      if (job.merger) job.merger->apply(tile.r0, tile.r1, rows_.data(), scratch_);
+      if (policy_ != NonFinite::keep) fits = holds(rows_.data(), tile.elements(), job.max_abs);
+      if (!fits && policy_ == NonFinite::error) report(job, tile);
+    }
+    for (size_t i = 0; i < n_outputs; ++i) encode(job, tile, i, fits);
+    return true;
+  });
+  if (cancelled.load(std::memory_order_relaxed)) return;
+  for (size_t i = 0; i < n_outputs; ++i) flush(job, i);
+}
+
+// The chunk straight from its mapping to the file. False if it does not lie there as it is to be written.
+bool Converter::copy_through(const PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled) {
+  const std::byte* stored = job.source.contiguous(chunk.r0, chunk.r1, chunk.c0, chunk.c1);
+  if (stored == nullptr) return false;
+  bool fits = true;
+  if (policy_ != NonFinite::keep)
+    for_each_tile(chunk, job.division.tile, [&](const Tile& tile) {
+      if (cancelled.load(std::memory_order_relaxed)) return false;
+      rows_.resize(std::max(rows_.size(), static_cast<size_t>(tile.elements())));
+      job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, rows_.data());
+      fits = holds(rows_.data(), tile.elements(), job.max_abs);
+      if (!fits && policy_ == NonFinite::error) report(job, tile);
+      return fits;
+    });
+  if (!fits) return false;
+  if (cancelled.load(std::memory_order_relaxed)) return true;
+  const Output& output = job.job.outputs[0];
+  files_[output.file].write(stored, row_bytes(output.type, chunk.elements()),
+                            output.offset + row_bytes(output.type, linear(job, chunk.r0, chunk.c0)));
+  return true;
+}
+
+// NaN compares false.
+bool Converter::holds(const float* x, int64_t n, double max_abs) const {
+  return static_cast<double>(kernels_.max_abs(x, n)) <= max_abs;
+}
+
+void Converter::report(const PreparedJob& job, const Tile& tile) const {
+  const int64_t n_cols = job.job.source.n_cols;
+  for (int64_t i = 0; i < tile.elements(); ++i) {
+    if (std::abs(rows_[i]) <= job.max_abs) continue;
+    const auto& outputs = job.job.outputs;
+    const auto failing = std::find_if(outputs.begin(), outputs.end(), [&](const Output& output) {
+      return !(std::abs(rows_[i]) <= type_info(output.type).max_abs);
+    });
+    const int64_t at = linear(job, tile.r0, tile.c0) + i;
+    throw NonFiniteValue(job.index, at / n_cols, at % n_cols, rows_[i], failing->type);
+  }
+  throw std::logic_error("max_abs disagrees with the elements");
+}
+
+void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits) {
+  const Type type = job.job.outputs[output].type;
+  const EncodeFn encode_row = kernels_.encode[static_cast<size_t>(type)];
+  const int64_t n = tile.elements();
+  if (job.copies[output]) {
+    std::byte* dst = pending_[output].append(row_bytes(type, n));
+    job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
+    if (!fits) copy_clamped(tile, type, dst);
+    if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
+    return;
+  }
+  const float* src = rows_.data();
+  if (!fits) {
+    clamped_.resize(std::max(clamped_.size(), static_cast<size_t>(n)));
+    clamp(src, clamped_.data(), n, type_info(type).max_abs);
+    src = clamped_.data();
+  }
+  for (int64_t i = 0; i < n; i += kEncodeElements) {
+    const int64_t slice = std::min(kEncodeElements, n - i);
+    encode_row(src + i, pending_[output].append(row_bytes(type, slice)), slice);
+    if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
+  }
+}
+
+// Only what does not fit is encoded anew: a block that does must not depend on its tile.
+void Converter::copy_clamped(const Tile& tile, Type type, std::byte* dst) {
+  const TypeInfo& info = type_info(type);
+  const int64_t group = info.block_size > 1 ? info.block_size : kCopyGroup;
+  clamped_.resize(std::max<size_t>(clamped_.size(), group));
+  for (int64_t i = 0; i < tile.elements(); i += group) {
+    const int64_t n = std::min(group, tile.elements() - i);
+    if (holds(rows_.data() + i, n, info.max_abs)) continue;
+    clamp(rows_.data() + i, clamped_.data(), n, info.max_abs);
+    kernels_.encode[static_cast<size_t>(type)](clamped_.data(), dst + row_bytes(type, i), n);
+  }
+}
+
+void Converter::clamp(const float* src, float* dst, int64_t n, double max_abs) const {
+  const float limit = static_cast<float>(max_abs);
+  for (int64_t i = 0; i < n; ++i) dst[i] = std::isnan(src[i]) ? 0.0f : std::clamp(src[i], -limit, limit);
+}
+
+std::byte* Converter::Pending::append(int64_t n) {
+  const size_t begin = size;
+  size += static_cast<size_t>(n);
+  if (bytes.size() < size) bytes.resize(size);
+  return bytes.data() + begin;
+}
+
+void Converter::flush(const PreparedJob& job, size_t output) {
+  Pending& pending = pending_[output];
+  const auto n = static_cast<int64_t>(pending.size);
+  files_[job.job.outputs[output].file].write(pending.bytes.data(), n, pending.offset);
+  pending.offset += n;
+  pending.size = 0;
+}
+
+}  // namespace fastconv

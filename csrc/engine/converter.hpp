@@ -1,0 +1,61 @@
+// One thread's way of turning a chunk into output bytes: decode, merge, check, encode, write.
+// It must not know of other threads or of what comes next.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <vector>
+
+#include "engine/prepared_job.hpp"
+#include "io/output_file.hpp"
+
+namespace fastconv {
+
+// A value that an output type cannot hold, by its place in the job's matrix.
+struct NonFiniteValue : std::exception {
+  NonFiniteValue(size_t job, int64_t row, int64_t col, float value, Type type)
+      : job(job), row(row), col(col), value(value), type(type) {}
+  const char* what() const noexcept override { return "a value that the output type cannot hold"; }
+
+  size_t job;
+  int64_t row, col;
+  float value;
+  Type type;
+};
+
+class Converter {
+ public:
+  Converter(const std::vector<OutputFile>& files, NonFinite policy, const KernelTable& kernels)
+      : files_(files), policy_(policy), kernels_(kernels) {}
+
+  // Stops between two tiles once `cancelled`. Throws NonFiniteValue, std::system_error.
+  void convert(PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled);
+
+ private:
+  // Encoded bytes on their way to one output.
+  struct Pending {
+    std::vector<std::byte> bytes;  // only grows; the first `size` count
+    size_t size = 0;
+    int64_t offset = 0;
+    std::byte* append(int64_t n);
+  };
+
+  bool copy_through(const PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled);
+  bool holds(const float* x, int64_t n, double max_abs) const;
+  [[noreturn]] void report(const PreparedJob& job, const Tile& tile) const;
+  void encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits);
+  void copy_clamped(const Tile& tile, Type type, std::byte* dst);
+  void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
+  void flush(const PreparedJob& job, size_t output);
+
+  const std::vector<OutputFile>& files_;
+  const NonFinite policy_;
+  const KernelTable& kernels_;
+  std::vector<float> rows_, clamped_;
+  std::vector<Pending> pending_;
+  Merger::Scratch scratch_;
+};
+
+}  // namespace fastconv

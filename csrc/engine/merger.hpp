@@ -1,0 +1,60 @@
+// Adds one job's deltas to tiles of its rows, in f32, and keeps account of how much they changed.
+// It must not know where the rows come from or go to.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "engine/job.hpp"
+#include "engine/source_reader.hpp"
+
+namespace fastconv {
+
+// Frobenius norms before the output types round.
+struct DeltaStats {
+  double delta_norm, base_norm;
+};
+
+class Merger {
+ public:
+  // deltas: validated against n_rows x n_cols, not empty; must outlive the merger.
+  Merger(const std::vector<Delta>& deltas, int64_t n_rows, int64_t n_cols, const KernelTable& kernels);
+
+  // One thread's working memory.
+  struct Scratch {
+    std::vector<float> b, base, magnitude;
+  };
+
+  // Applies every delta, one after the other, to `rows`, the base rows [r0, r1). Each row is merged once in a run;
+  // any number of threads may be at it.
+  void apply(int64_t r0, int64_t r1, float* rows, Scratch& scratch);
+
+  // What all rows together changed, summed in row order; then frees what the rows needed. Call once, after the last.
+  DeltaStats finish();
+
+ private:
+  struct Part {
+    SourceReader b, a;
+    std::unique_ptr<SourceReader> magnitude;
+    float scale;
+    std::vector<float> a_rows;  // rank x n_cols, decoded
+    Part(const Delta& delta, const KernelTable& kernels);
+  };
+
+  void prepare();
+  void account(int64_t r0, int64_t r1, const float* rows, Scratch& scratch);
+
+  const KernelTable& kernels_;
+  int64_t n_rows_, n_cols_, rank_ = 0;
+  // |sB A|^2 of a row b is b (A A^T) b^T with the scales inside: rank^2 products instead of another pass over the row.
+  // Not for DoRA, whose rows change by more than the product, and not where the rank is too large for it to pay.
+  bool uses_gram_ = true;
+  std::vector<std::unique_ptr<Part>> parts_;
+  std::once_flag prepared_;
+  std::vector<double> gram_;                          // rank x rank, all deltas one after the other
+  std::vector<double> delta_squares_, base_squares_;  // per row
+};
+
+}  // namespace fastconv

@@ -1,0 +1,65 @@
+#include "engine/page_keeper.hpp"
+
+#include <algorithm>
+
+namespace fastconv {
+namespace {
+
+// How far the run reads ahead when the cache is cold.
+constexpr size_t kAheadChunks = 64;
+
+}  // namespace
+
+PageKeeper::PageKeeper(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const std::vector<Chunk>& chunks)
+    : jobs_(jobs), chunks_(chunks), done_(chunks.size()) {}
+
+std::vector<FileRange> PageKeeper::ranges(size_t chunk) const {
+  const Tile& span = chunks_[chunk].span;
+  return jobs_[chunks_[chunk].job]->source.file_ranges(span.r0, span.r1, span.c0, span.c1);
+}
+
+void PageKeeper::begin(size_t chunk) {
+  look_ahead(chunk);
+  const SourceReader& source = jobs_[chunks_[chunk].job]->source;
+  for (const FileRange& range : ranges(chunk)) {
+    if (!range.file->unchanged()) throw InputChanged(range.file->identity());
+    if (!source.columnar()) range.file->populate(range.begin, range.end);
+  }
+}
+
+void PageKeeper::look_ahead(size_t chunk) {
+  const std::unique_lock lock(ahead_mutex_, std::try_to_lock);
+  if (!lock) return;
+  for (ahead_ = std::max(ahead_, chunk + 1); ahead_ < std::min(chunk + kAheadChunks, chunks_.size()); ++ahead_) {
+    // All chunks of a columnar tensor have the same range.
+    if (jobs_[chunks_[ahead_].job]->source.columnar() && chunks_[ahead_].span.r0 != 0) continue;
+    for (const FileRange& range : ranges(ahead_))
+      if (!range.file->cached(range.begin) || !range.file->cached(range.end - 1))
+        range.file->read_ahead(range.begin, range.end);
+  }
+}
+
+void PageKeeper::finish(size_t chunk) {
+  size_t begin, end;
+  {
+    const std::lock_guard lock(done_mutex_);
+    done_[chunk] = true;
+    begin = all_done_;
+    while (all_done_ < done_.size() && done_[all_done_]) ++all_done_;
+    end = all_done_;
+  }
+  std::vector<FileRange> spent;
+  for (size_t i = begin; i < end; ++i) {
+    // A columnar chunk gave its pages back as it walked.
+    if (jobs_[chunks_[i].job]->source.columnar()) continue;
+    for (const FileRange& range : ranges(i)) {
+      if (!spent.empty() && spent.back().file == range.file && spent.back().end == range.begin)
+        spent.back().end = range.end;
+      else
+        spent.push_back(range);
+    }
+  }
+  for (const FileRange& range : spent) range.file->release(range.begin, range.end);
+}
+
+}  // namespace fastconv

@@ -1,0 +1,35 @@
+#include "engine/prepared_job.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "engine/validate.hpp"
+
+namespace fastconv {
+namespace {
+
+// A tile stays in the first-level cache between decode, check and encode.
+constexpr int64_t kTileBytes = 32 << 10;
+// A merged tile shares the second-level cache with A; more rows use each load of A more often.
+constexpr int64_t kMergedTileBytes = 128 << 10;
+
+const Job& validated(const Job& job, size_t n_files) {
+  validate(job, n_files);
+  return job;
+}
+
+}  // namespace
+
+PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t tile_bytes, const KernelTable& kernels)
+    : job(validated(wanted, n_files)), index(at), source(job.source, job.deltas.empty(), kernels) {
+  if (!job.deltas.empty()) merger = std::make_unique<Merger>(job.deltas, job.source.n_rows, job.source.n_cols, kernels);
+  if (tile_bytes == 0) tile_bytes = merger ? kMergedTileBytes : kTileBytes;
+  division = divide(source, merger != nullptr, tile_bytes);
+  max_abs = std::numeric_limits<double>::max();
+  for (const Output& output : job.outputs) {
+    copies.push_back(!merger && source.stored_as(output.type));
+    max_abs = std::min(max_abs, type_info(output.type).max_abs);
+  }
+}
+
+}  // namespace fastconv

@@ -1,0 +1,32 @@
+// A job made ready to run: validated, its readers built, its division and its ways of writing settled.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/chunk.hpp"
+#include "engine/job.hpp"
+#include "engine/merger.hpp"
+#include "engine/source_reader.hpp"
+
+namespace fastconv {
+
+struct PreparedJob {
+  // job must outlive this. tile_bytes 0: the default. Throws std::invalid_argument.
+  PreparedJob(const Job& job, size_t index, size_t n_files, int64_t tile_bytes, const KernelTable& kernels);
+
+  const Job& job;
+  size_t index;                    // among the run's jobs
+  SourceReader source;             // may be folded to one row: places are told by n_cols of the job
+  std::unique_ptr<Merger> merger;  // nullptr without deltas
+  Division division;
+  // Per output: already stored in its type, so the bytes go over as they are.
+  std::vector<bool> copies;
+  double max_abs;  // the least of the outputs'
+  std::atomic<int64_t> chunks_left{0};
+  std::optional<DeltaStats> stats;
+};
+
+}  // namespace fastconv

@@ -1,0 +1,138 @@
+#include "engine/run.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <set>
+#include <stdexcept>
+#include <utility>
+
+#include "io/storage.hpp"
+
+namespace fastconv {
+namespace {
+
+// Jobs in the order of their first bytes: files as they first appear, offsets within a file.
+std::vector<size_t> input_order(const std::vector<std::unique_ptr<PreparedJob>>& jobs) {
+  std::map<const Storage*, size_t> files;
+  std::vector<std::pair<size_t, int64_t>> keys;
+  for (const auto& job : jobs) {
+    if (job->job.source.pieces.empty()) {
+      keys.emplace_back(0, 0);
+      continue;
+    }
+    const Piece& first = job->job.source.pieces[0];
+    keys.emplace_back(files.emplace(first.storage.get(), files.size()).first->second, first.offset);
+  }
+  std::vector<size_t> order(jobs.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t x, size_t y) { return keys[x] < keys[y]; });
+  return order;
+}
+
+}  // namespace
+
+Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOptions& options)
+    : jobs_(std::move(jobs)), options_(options) {
+  if (options.n_threads < 1) throw std::invalid_argument("a run needs at least one thread");
+  if (options.tile_bytes < 0) throw std::invalid_argument("tile_bytes is negative");
+  for (int descriptor : descriptors) files_.emplace_back(descriptor);
+  for (size_t i = 0; i < jobs_.size(); ++i)
+    prepared_.push_back(
+        std::make_unique<PreparedJob>(jobs_[i], i, files_.size(), options.tile_bytes, *options.kernels));
+  for (size_t i : input_order(prepared_)) {
+    const size_t before = chunks_.size();
+    append_chunks(i, prepared_[i]->source, prepared_[i]->division.chunk, chunks_);
+    prepared_[i]->chunks_left = static_cast<int64_t>(chunks_.size() - before);
+  }
+  pages_ = std::make_unique<PageKeeper>(prepared_, chunks_);
+
+  const size_t n_threads = std::min<size_t>(options.n_threads, std::max<size_t>(chunks_.size(), 1));
+  try {
+    for (size_t i = 0; i < n_threads; ++i) {
+      {
+        const std::lock_guard lock(mutex_);
+        ++n_working_;
+      }
+      threads_.emplace_back([this] { work(); });
+    }
+  } catch (...) {
+    cancelled_ = stopped_ = true;
+    for (std::thread& thread : threads_) thread.join();
+    throw;
+  }
+}
+
+Run::~Run() { cancel(); }
+
+void Run::work() {
+  Converter converter(files_, options_.nonfinite, *options_.kernels);
+  while (!stopped_.load(std::memory_order_relaxed)) {
+    const size_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
+    if (chunk >= chunks_.size()) break;
+    try {
+      run_chunk(chunk, converter);
+    } catch (...) {
+      fail(chunk, std::current_exception());
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  if (--n_working_ == 0) ended_.notify_all();
+}
+
+void Run::run_chunk(size_t chunk, Converter& converter) {
+  PreparedJob& job = *prepared_[chunks_[chunk].job];
+  const Tile& span = chunks_[chunk].span;
+  pages_->begin(chunk);
+  converter.convert(job, span, cancelled_);
+  if (cancelled_.load(std::memory_order_relaxed)) return;
+  pages_->finish(chunk);
+  bytes_done_ += job.source.stored_bytes(span.r0, span.r1, span.c0, span.c1);
+  if (job.chunks_left.fetch_sub(1) == 1 && job.merger) job.stats = job.merger->finish();
+}
+
+void Run::fail(size_t chunk, std::exception_ptr error) {
+  stopped_ = true;
+  const std::lock_guard lock(mutex_);
+  if (error_ && failed_chunk_ <= chunk) return;
+  failed_chunk_ = chunk;
+  error_ = std::move(error);
+}
+
+bool Run::wait(double seconds) {
+  std::unique_lock lock(mutex_);
+  const bool ended = ended_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return n_working_ == 0; });
+  if (!ended) return false;
+  if (error_) std::rethrow_exception(error_);
+  if (cancelled_) throw std::runtime_error("the run was cancelled");
+  check_inputs();
+  return true;
+}
+
+void Run::check_inputs() const {
+  std::set<const MappedFile*> files;
+  for (const Job& job : jobs_)
+    for (const Piece& piece : job.source.pieces)
+      if (piece.storage->file() != nullptr) files.insert(piece.storage->file());
+  for (const MappedFile* file : files)
+    if (!file->unchanged()) throw InputChanged(file->identity());
+}
+
+void Run::cancel() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (n_working_ > 0) cancelled_ = stopped_ = true;
+  }
+  for (std::thread& thread : threads_)
+    if (thread.joinable()) thread.join();
+}
+
+std::vector<std::optional<DeltaStats>> Run::delta_stats() const {
+  std::vector<std::optional<DeltaStats>> stats;
+  for (const auto& job : prepared_)
+    stats.push_back(job->merger && !job->stats && job->source.n_rows() * job->source.n_cols() == 0 ? DeltaStats{0, 0}
+                                                                                                   : job->stats);
+  return stats;
+}
+
+}  // namespace fastconv

@@ -1,0 +1,74 @@
+// A conversion under way: threads that take chunks in the order in which they lie in the input.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "engine/converter.hpp"
+#include "engine/job.hpp"
+#include "engine/page_keeper.hpp"
+#include "io/output_file.hpp"
+
+namespace fastconv {
+
+struct RunOptions {
+  int n_threads = 1;
+  NonFinite nonfinite = NonFinite::error;
+  int64_t tile_bytes = 0;  // 0: the default
+  const KernelTable* kernels = nullptr;
+};
+
+class Run {
+ public:
+  // Starts at once. descriptors: output files, open for writing. Throws std::invalid_argument, std::system_error.
+  Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOptions& options);
+  // Cancels what is not done.
+  ~Run();
+
+  // True once every byte is written, false after `seconds`. Throws what stopped the run: NonFiniteValue, InputChanged,
+  // std::system_error; std::runtime_error after a cancel.
+  bool wait(double seconds);
+
+  // Stops within a tile and joins the threads.
+  void cancel();
+
+  // Stored bytes of the jobs' sources, deltas aside, that were consumed.
+  int64_t bytes_done() const { return bytes_done_.load(std::memory_order_relaxed); }
+
+  // Per job, empty without deltas. Call once wait() returned true.
+  std::vector<std::optional<DeltaStats>> delta_stats() const;
+
+ private:
+  void work();
+  void run_chunk(size_t chunk, Converter& converter);
+  void fail(size_t chunk, std::exception_ptr error);
+  void check_inputs() const;
+
+  const std::vector<Job> jobs_;
+  const RunOptions options_;
+  std::vector<OutputFile> files_;
+  std::vector<std::unique_ptr<PreparedJob>> prepared_;
+  std::vector<Chunk> chunks_;
+  std::unique_ptr<PageKeeper> pages_;
+
+  std::atomic<size_t> next_chunk_{0};
+  std::atomic<int64_t> bytes_done_{0};
+  std::atomic<bool> stopped_{false}, cancelled_{false};
+
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  size_t n_working_ = 0;
+  // Of several errors the one of the earliest chunk, so that the message does not depend on timing: chunks begin in
+  // order, and those begun before the failing one run to their end.
+  size_t failed_chunk_ = 0;
+  std::exception_ptr error_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace fastconv

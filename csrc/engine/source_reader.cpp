@@ -1,0 +1,210 @@
+#include "engine/source_reader.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "io/storage.hpp"
+
+namespace fastconv {
+namespace {
+
+// Columns of a strided piece that are packed at a time: their cache lines serve the neighbouring rows as well.
+constexpr int64_t kMinPackCols = 16, kMaxPackCols = 256;
+// A walk along the columns of a transposed piece touches all its pages; it gives them back at this distance.
+constexpr int64_t kReleaseBytes = 4 << 20;
+
+bool is_columnar(const Piece& piece) {
+  return piece.n_rows > 1 && piece.n_cols > 1 && piece.col_stride > piece.row_stride;
+}
+
+// Byte offset in the storage. For block types col is a multiple of the block.
+int64_t element_offset(const Piece& piece, int64_t row, int64_t col) {
+  return piece.offset + row_bytes(piece.type, row * piece.row_stride + col * piece.col_stride);
+}
+
+const std::byte* element(const Piece& piece, int64_t row, int64_t col) {
+  return piece.storage->data() + element_offset(piece, row, col);
+}
+
+template <size_t kBytes>
+void pack(const std::byte* src, int64_t stride, int64_t n, std::byte* dst) {
+  for (int64_t i = 0; i < n; ++i) std::memcpy(dst + i * kBytes, src + i * stride * kBytes, kBytes);
+}
+
+void pack(const std::byte* src, int element_bytes, int64_t stride, int64_t n, std::byte* dst) {
+  switch (element_bytes) {
+    case 1:
+      return pack<1>(src, stride, n, dst);
+    case 2:
+      return pack<2>(src, stride, n, dst);
+    case 4:
+      return pack<4>(src, stride, n, dst);
+    default:
+      return pack<8>(src, stride, n, dst);
+  }
+}
+
+// One piece, whole rows one after the other.
+bool is_contiguous(const Source& source) {
+  if (source.pieces.size() != 1 || !source.rows.empty()) return false;
+  const Piece& piece = source.pieces[0];
+  return (piece.col_stride == 1 || piece.n_cols <= 1) && (piece.row_stride == piece.n_cols || piece.n_rows <= 1);
+}
+
+Source fold(Source source) {
+  Piece& piece = source.pieces[0];
+  const int64_t n = source.n_rows * source.n_cols;
+  source.n_rows = piece.n_rows = 1;
+  source.n_cols = piece.n_cols = piece.row_stride = n;
+  piece.col_stride = 1;
+  return source;
+}
+
+}  // namespace
+
+SourceReader::SourceReader(const Source& source, bool may_fold, const KernelTable& kernels)
+    : source_(may_fold && is_contiguous(source) ? fold(source) : source), kernels_(kernels) {
+  std::vector<int64_t> edges = {0};
+  std::vector<const Piece*> pieces;
+  for (Piece& piece : source_.pieces) {
+    if (piece.n_rows == 0 || piece.n_cols == 0) continue;
+    // A stride that is never taken must not hide that the piece is contiguous.
+    if (piece.n_cols == 1) piece.col_stride = 1;
+    pieces.push_back(&piece);
+    edges.push_back(piece.row);
+    edges.push_back(piece.row + piece.n_rows);
+    columnar_ = columnar_ || is_columnar(piece);
+  }
+  std::sort(pieces.begin(), pieces.end(), [](const Piece* x, const Piece* y) { return x->col < y->col; });
+  std::sort(edges.begin(), edges.end());
+  edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
+  for (size_t i = 0; i + 1 < edges.size(); ++i) {
+    Band band{edges[i], edges[i + 1], {}};
+    int64_t bytes = 0;
+    for (const Piece* piece : pieces) {
+      if (piece->row > band.begin || piece->row + piece->n_rows <= band.begin) continue;
+      band.pieces.push_back(piece);
+      bytes += fastconv::row_bytes(piece->type, piece->n_cols);
+    }
+    row_bytes_ = std::max(row_bytes_, bytes);
+    bands_.push_back(std::move(band));
+  }
+}
+
+bool SourceReader::stored_as(Type type) const {
+  return std::all_of(source_.pieces.begin(), source_.pieces.end(),
+                     [type](const Piece& piece) { return piece.type == type && piece.col_stride == 1; });
+}
+
+const SourceReader::Band& SourceReader::band_of(int64_t stored_row) const {
+  return *std::prev(std::upper_bound(bands_.begin(), bands_.end(), stored_row,
+                                     [](int64_t row, const Band& band) { return row < band.begin; }));
+}
+
+template <typename Visit>
+void SourceReader::for_each_rectangle(int64_t r0, int64_t r1, int64_t c0, int64_t c1, Visit visit) const {
+  const std::vector<int64_t>& rows = source_.rows;
+  for (int64_t r = r0, n; r < r1; r += n) {
+    const int64_t stored = rows.empty() ? r : rows[r];
+    const Band& band = band_of(stored);
+    if (rows.empty())
+      n = std::min(r1 - r, band.end - stored);
+    else
+      for (n = 1; r + n < r1 && stored + n < band.end && rows[r + n] == stored + n;) ++n;
+    for (const Piece* piece : band.pieces) {
+      const int64_t begin = std::max(c0, piece->col), end = std::min(c1, piece->col + piece->n_cols);
+      if (begin < end)
+        visit(*piece, stored - piece->row, n, begin - piece->col, end - begin, (r - r0) * (c1 - c0) + begin - c0);
+    }
+  }
+}
+
+void SourceReader::read(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const {
+  for_each_rectangle(r0, r1, c0, c1,
+                     [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t at) {
+                       decode(piece, row, n_rows, col, n_cols, dst + at, c1 - c0);
+                     });
+}
+
+void SourceReader::decode(const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, float* dst,
+                          int64_t dst_stride) const {
+  if (piece.col_stride != 1) return decode_strided(piece, row, n_rows, col, n_cols, dst, dst_stride);
+  const DecodeFn decode_row = kernels_.decode[static_cast<size_t>(piece.type)];
+  if (n_cols == piece.row_stride && n_cols == dst_stride)
+    return decode_row(element(piece, row, col), dst, n_rows * n_cols);
+  for (int64_t i = 0; i < n_rows; ++i) decode_row(element(piece, row + i, col), dst + i * dst_stride, n_cols);
+}
+
+void SourceReader::decode_strided(const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols,
+                                  float* dst, int64_t dst_stride) const {
+  const int element_bytes = type_info(piece.type).block_bytes;
+  const DecodeFn decode_row = kernels_.decode[static_cast<size_t>(piece.type)];
+  const bool releases = is_columnar(piece) && piece.storage->file() != nullptr;
+  const int64_t pack_cols =
+      std::clamp(kReleaseBytes / std::max<int64_t>(piece.col_stride * element_bytes, 1), kMinPackCols, kMaxPackCols);
+  std::byte packed[kMaxPackCols * sizeof(double)];
+  int64_t released = element_offset(piece, row, col);
+  for (int64_t c = 0; c < n_cols; c += pack_cols) {
+    const int64_t n = std::min(pack_cols, n_cols - c);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      pack(element(piece, row + r, col + c), element_bytes, piece.col_stride, n, packed);
+      decode_row(packed, dst + r * dst_stride + c, n);
+    }
+    const int64_t walked = element_offset(piece, row + n_rows - 1, col + c + n - 1) + element_bytes;
+    if (releases && (walked - released >= kReleaseBytes || c + n == n_cols)) {
+      piece.storage->file()->release(released, walked);
+      released = walked;
+    }
+  }
+}
+
+void SourceReader::copy(int64_t r0, int64_t r1, int64_t c0, int64_t c1, std::byte* dst) const {
+  for_each_rectangle(
+      r0, r1, c0, c1, [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t at) {
+        const size_t bytes = static_cast<size_t>(fastconv::row_bytes(piece.type, n_cols));
+        for (int64_t i = 0; i < n_rows; ++i)
+          std::memcpy(dst + fastconv::row_bytes(piece.type, at + i * (c1 - c0)), element(piece, row + i, col), bytes);
+      });
+}
+
+const std::byte* SourceReader::contiguous(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const {
+  if (source_.n_rows != 1 || !source_.rows.empty() || source_.pieces.size() != 1 || r0 != 0 || r1 != 1) return nullptr;
+  const Piece& piece = source_.pieces[0];
+  return piece.col_stride == 1 && c1 <= piece.n_cols ? element(piece, 0, c0) : nullptr;
+}
+
+int64_t SourceReader::stored_bytes(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const {
+  int64_t bytes = 0;
+  for_each_rectangle(r0, r1, c0, c1,
+                     [&](const Piece& piece, int64_t, int64_t n_rows, int64_t, int64_t n_cols, int64_t) {
+                       bytes += n_rows * fastconv::row_bytes(piece.type, n_cols);
+                     });
+  return bytes;
+}
+
+std::vector<FileRange> SourceReader::file_ranges(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const {
+  std::vector<FileRange> ranges;
+  for_each_rectangle(r0, r1, c0, c1,
+                     [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
+                       const MappedFile* file = piece.storage->file();
+                       if (file == nullptr) return;
+                       const TypeInfo& info = type_info(piece.type);
+                       if (is_columnar(piece)) row = col = 0, n_rows = piece.n_rows, n_cols = piece.n_cols;
+                       const int64_t last = element_offset(piece, row + n_rows - 1, col + n_cols - info.block_size);
+                       ranges.push_back({file, element_offset(piece, row, col), last + info.block_bytes});
+                     });
+  std::sort(ranges.begin(), ranges.end(), [](const FileRange& x, const FileRange& y) {
+    return x.file != y.file ? x.file < y.file : x.begin < y.begin;
+  });
+  size_t n = 0;
+  for (const FileRange& range : ranges) {
+    if (n > 0 && ranges[n - 1].file == range.file && range.begin <= ranges[n - 1].end)
+      ranges[n - 1].end = std::max(ranges[n - 1].end, range.end);
+    else
+      ranges[n++] = range;
+  }
+  ranges.resize(n);
+  return ranges;
+}
+
+}  // namespace fastconv

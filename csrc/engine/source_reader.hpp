@@ -1,0 +1,77 @@
+// Draws rectangles of a matrix from its pieces: by row index, across joints, through strides; decoded to f32 or as
+// stored. It must not know what the rows are for.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "engine/job.hpp"
+#include "io/mapped_file.hpp"
+#include "isa/kernel_table.hpp"
+
+namespace fastconv {
+
+// Bytes [begin, end) of one mapped file.
+struct FileRange {
+  const MappedFile* file;
+  int64_t begin, end;
+};
+
+class SourceReader {
+ public:
+  // source: validated. Rows that lie one after the other in one piece are held as a single long row (`folded`), which
+  // can be divided anywhere.
+  SourceReader(const Source& source, bool may_fold, const KernelTable& kernels);
+  SourceReader(const SourceReader&) = delete;
+  SourceReader& operator=(const SourceReader&) = delete;
+
+  int64_t n_rows() const { return source_.n_rows; }
+  int64_t n_cols() const { return source_.n_cols; }
+  // Stored bytes of the widest row, at least 1.
+  int64_t row_bytes() const { return row_bytes_; }
+  // Whether the elements of a column lie closer together than those of a row, as in a transposed tensor.
+  bool columnar() const { return columnar_; }
+  // Whether all elements are of this type and those of a row lie one after the other.
+  bool stored_as(Type type) const;
+
+  // Rows [r0, r1), columns [c0, c1), multiples of the block size, decoded to dst, rows one after the other.
+  void read(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const;
+
+  // The same elements as stored. Needs stored_as(their type).
+  void copy(int64_t r0, int64_t r1, int64_t c0, int64_t c1, std::byte* dst) const;
+
+  // Where those elements lie one after the other in memory, nullptr if they do not.
+  const std::byte* contiguous(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const;
+
+  // Stored bytes of those elements.
+  int64_t stored_bytes(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const;
+
+  // Where they lie in mapped files, sorted and merged; all of the piece where it is columnar.
+  std::vector<FileRange> file_ranges(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const;
+
+ private:
+  // Stored rows [begin, end), covered by the same pieces, from left to right.
+  struct Band {
+    int64_t begin, end;
+    std::vector<const Piece*> pieces;
+  };
+
+  // Calls visit(piece, row in piece, n_rows, col in piece, n_cols, offset in dst in elements) for the rectangles that
+  // make up the given one. dst has (c1 - c0) columns.
+  template <typename Visit>
+  void for_each_rectangle(int64_t r0, int64_t r1, int64_t c0, int64_t c1, Visit visit) const;
+  const Band& band_of(int64_t stored_row) const;
+  void decode(const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, float* dst,
+              int64_t dst_stride) const;
+  void decode_strided(const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, float* dst,
+                      int64_t dst_stride) const;
+
+  Source source_;
+  const KernelTable& kernels_;
+  std::vector<Band> bands_;
+  int64_t row_bytes_ = 1;
+  bool columnar_ = false;
+};
+
+}  // namespace fastconv

@@ -1,0 +1,177 @@
+"""The native engine as the rest of the program calls it: a list of TensorJobs in, bytes at their offsets out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastconv import _native
+from fastconv.adapter.delta import LoraDelta
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.storage import FileStorage
+from fastconv.errors import CheckpointError, NonFiniteError
+from fastconv.plan.job import TensorJob
+from fastconv.types import TYPES
+
+# How long a wait may last before the interpreter looks for signals.
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """delta_stats: |dW| and |W|, before the output types round, of every job with a delta, by its name."""
+
+    delta_stats: dict[str, _native.DeltaStats]
+    bytes_read: int
+
+    @property
+    def delta_ratios(self) -> dict[str, float]:
+        """|dW| / |W|; infinite where |W| is 0 and |dW| is not."""
+        return {name: _ratio(stats.delta_norm, stats.base_norm) for name, stats in self.delta_stats.items()}
+
+
+def run(
+    jobs: Sequence[TensorJob],
+    descriptors: Sequence[int],
+    threads: int,
+    nonfinite: str = "error",
+    progress: Callable[[int, int], None] | None = None,
+) -> RunResult:
+    """Converts every job; returns when all bytes are written (not yet synced).
+
+    descriptors: output files, open for writing, by TensorOutput.file. nonfinite: error, keep or clamp. progress: called
+    now and then with the input bytes consumed so far and `input_bytes(jobs)`. Raises NonFiniteError for a value that an
+    output type cannot hold (unless told to keep or clamp it), CheckpointError for an input that changes during the run,
+    OSError if a write fails. After any exception, KeyboardInterrupt included, no thread writes any more.
+    """
+    total = 0 if progress is None else input_bytes(jobs)
+    native = _native.Run([_native_job(job) for job in jobs], descriptors, threads, nonfinite)
+    try:
+        while not native.wait(_POLL_SECONDS):
+            if progress is not None:
+                progress(native.bytes_done, total)
+    except _native.NonFiniteValue as error:
+        raise _non_finite(jobs, *error.args) from None
+    except _native.InputChanged as error:
+        raise _input_changed(jobs, error.args) from None
+    finally:
+        native.cancel()
+    if progress is not None:
+        progress(native.bytes_done, total)
+    stats = {job.name: stats for job, stats in zip(jobs, native.delta_stats(), strict=True) if stats is not None}
+    return RunResult(stats, native.bytes_done)
+
+
+def input_bytes(jobs: Sequence[TensorJob]) -> int:
+    """Stored bytes of all that the jobs read, adapters aside; a row that is drawn twice counts twice."""
+    return sum(_stored_bytes(job.source) for job in jobs)
+
+
+def default_threads() -> int:
+    """CPUs that this process may use: affinity and, on Linux, the quota of its control group (v1 or v2)."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota in _cgroup_quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")):
+        cpus = min(cpus, max(1, math.ceil(quota)))
+    return cpus
+
+
+def _ratio(delta_norm: float, base_norm: float) -> float:
+    if delta_norm == 0:
+        return 0.0
+    return delta_norm / base_norm if base_norm > 0 else math.inf
+
+
+def _native_job(job: TensorJob) -> _native.Job:
+    return _native.Job(
+        job.name,
+        job.source.native(),
+        [_native_delta(delta) for delta in job.deltas],
+        [_native.Output(output.file, output.type, output.offset) for output in job.outputs],
+    )
+
+
+def _native_delta(delta: LoraDelta) -> _native.Delta:
+    magnitude = None if delta.magnitude is None else delta.magnitude.native()
+    return _native.Delta(delta.b.native(), delta.a.native(), delta.scale, magnitude)
+
+
+def _stored_bytes(tensor: LazyTensor) -> int:
+    per_row: dict[tuple[int, int], int] = {}
+    for piece in tensor.pieces:
+        info = TYPES[piece.type]
+        extent = (piece.row, piece.n_rows)
+        per_row[extent] = per_row.get(extent, 0) + piece.n_cols // info.block_size * info.block_bytes
+    if tensor.rows is None:
+        return sum(n_rows * size for (_, n_rows), size in per_row.items())
+    return sum(
+        int(((tensor.rows >= row) & (tensor.rows < row + n_rows)).sum()) * size
+        for (row, n_rows), size in per_row.items()
+    )
+
+
+def _non_finite(
+    jobs: Sequence[TensorJob], index: int, row: int, column: int, value: float, type_name: str
+) -> NonFiniteError:
+    job = jobs[index]
+    overflows = math.isfinite(value)
+    merged = " after the merge" if job.deltas else ""
+    return NonFiniteError(
+        f"row {row}, column {column} is {value:.9g}{merged}"
+        + (f", which overflows {type_name} (largest {TYPES[type_name].max_abs:.9g})" if overflows else ""),
+        file=", ".join(job.source.files) or None,
+        tensor=job.source_name,
+        fix="use --nonfinite clamp or --nonfinite keep to convert it all the same",
+    )
+
+
+def _input_changed(jobs: Sequence[TensorJob], identity: tuple[object, ...]) -> CheckpointError:
+    storages = (
+        piece.storage
+        for job in jobs
+        for tensor in (job.source, *(t for d in job.deltas for t in (d.a, d.b, d.magnitude) if t is not None))
+        for piece in tensor.pieces
+    )
+    path = next((s.path for s in storages if isinstance(s, FileStorage) and s.identity == identity), None)
+    return CheckpointError("changed while it was converted", file=path, fix="do not modify it during a run")
+
+
+def _cgroup_quotas(membership: Path, root: Path) -> Iterator[float]:
+    """CPUs allowed by each control group that this process is in, from its own up to the root."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, read = root, _quota_v2
+        elif "cpu" in controllers.split(","):
+            base, read = root / "cpu", _quota_v1
+        else:
+            continue
+        # In a container the path may be the host's; then the group's own files are those at the root.
+        group = Path(path.lstrip("/"))
+        for folder in (group, *group.parents):
+            quota = read(base / folder)
+            if quota is not None:
+                yield quota
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 and period > 0 else None
