@@ -1,4 +1,4 @@
-"""Writes the formats by hand, well or badly formed, and reads lazy tensors back in NumPy, without the code under test."""
+"""Writes the formats by hand, well or badly formed, and reads lazy tensors back with NumPy alone."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.state_dict import find_state_dict
@@ -25,6 +26,7 @@ _TORCH_ERRORS = (
     OSError,
     TypeError,
     ValueError,
+    struct.error,
 )
 
 
