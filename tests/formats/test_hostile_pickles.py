@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from fastconv.checkpoint import open_checkpoint
 from fastconv.errors import CheckpointError
-from format_builders import PickleBuilder, torch_zip_bytes
+from tests.formats.format_builders import PickleBuilder, torch_zip_bytes
 
 
 def call(module: str, name: str, *arguments: str) -> bytes:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from fastconv.checkpoint import open_checkpoint
 from fastconv.errors import CheckpointError
-from format_builders import ggjt_bytes, gguf_bytes, gguf_record
-from safetensors.torch import save_file
+from tests.formats.format_builders import ggjt_bytes, gguf_bytes, gguf_record
 
 W = {"w": torch.ones(2, 2)}
 

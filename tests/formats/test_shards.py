@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from fastconv.checkpoint import open_checkpoint
 from fastconv.errors import CheckpointError
-from format_builders import gathered
-from safetensors.torch import save_file
+from tests.formats.format_builders import gathered
 
 A, B, C = (torch.full((2, 3), float(i)) for i in range(3))
 SHARDS = {"model-00001-of-00002.safetensors": {"b": B, "a": A}, "model-00002-of-00002.safetensors": {"c": C}}

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from fastconv.checkpoint import open_checkpoint
 from fastconv.errors import CheckpointError
-from format_builders import PickleBuilder, ZipBuilder, gathered, torch_zip_bytes
+from tests.formats.format_builders import PickleBuilder, ZipBuilder, gathered, torch_zip_bytes
 
 DTYPES = {
     "f64": torch.float64,

@@ -44,7 +44,8 @@ def read_torch_legacy(storage: FileStorage) -> dict[str, LazyTensor]:
             fix="pip install fastconv[torch]",
         ) from None
     try:
-        root = torch.load(storage.path, map_location="cpu", weights_only=True)
+        with open(storage.path, "rb") as file:  # by its path, torch would judge it by its extension
+            root = torch.load(file, map_location="cpu", weights_only=True)
     except _TORCH_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"torch cannot read it ({reason[:300]})", file=storage.path) from None
