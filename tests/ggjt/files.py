@@ -147,6 +147,10 @@ GOLDEN_SHAPE = LlamaShape(
     n_vocab=32000, n_embd=32, n_ff=96, n_layer=1, n_head=2, n_head_kv=2, extra={"rms_norm_eps": 1e-6}
 )
 GOLDEN_N_MULT = 96
+# One whose output.weight the tool of v3 made q6_k.
+WIDE_SHAPE = LlamaShape(
+    n_vocab=32000, n_embd=256, n_ff=768, n_layer=1, n_head=4, n_head_kv=4, extra={"rms_norm_eps": 1e-6}
+)
 
 
 def real_spm_model() -> bytes:

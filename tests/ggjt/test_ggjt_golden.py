@@ -11,10 +11,10 @@ import pytest
 
 import fastconv
 from tests.ggjt import files
-from tests.models import write_hf
+from tests.models import LlamaShape, write_hf
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "sha256.json").read_text())
-CASES = [(int(key[1]), key[3:]) for key in GOLDEN]
+CASES = [(int(key[1]), key[3:]) for key in GOLDEN if key.startswith("v")]
 
 
 def sha256(path: Path) -> str:
@@ -28,8 +28,11 @@ def tensors() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, np.ndarray]) -> Path:
-    folder = tmp_path_factory.mktemp("golden")
-    write_hf(folder, files.GOLDEN_SHAPE, tensors=tensors, tokenizer=False)
+    return write_checkpoint(tmp_path_factory.mktemp("golden"), files.GOLDEN_SHAPE, tensors)
+
+
+def write_checkpoint(folder: Path, shape: LlamaShape, tensors: dict[str, np.ndarray]) -> Path:
+    write_hf(folder, shape, tensors=tensors, tokenizer=False)
     (folder / "tokenizer.model").write_bytes(files.real_spm_model())
     return folder
 
@@ -49,3 +52,10 @@ def test_fastconv_writes_what_the_tools_wrote(version: int, outtype: str, checkp
     path = tmp_path / "model.bin"
     fastconv.convert(checkpoint, path, to=f"ggjt-v{version}", outtype=outtype)
     assert sha256(path) == GOLDEN[f"v{version} {outtype}"]
+
+
+def test_output_weight_is_q6_k_as_the_tool_made_it(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "model", files.WIDE_SHAPE, files.closed_form_tensors(files.WIDE_SHAPE))
+    fastconv.convert(source, tmp_path / "{type}.bin", to="ggjt-v3", outtype=["q4_0", "q6_k"])
+    for outtype in ("q4_0", "q6_k"):
+        assert sha256(tmp_path / f"{outtype}.bin") == GOLDEN[f"wide {outtype}"], outtype

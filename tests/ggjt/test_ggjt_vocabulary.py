@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from pathlib import Path
 
 import pytest
 
 from fastconv.errors import VocabularyError
 from fastconv.layout.ggjt_vocabulary import token_records, vocabulary_notes
+from fastconv.vocab.load import load_vocabulary
 from fastconv.vocab.vocabulary import TokenType, Vocabulary
+from tests.ggjt import files
 
 
 def parse(records: bytes, n_tokens: int) -> list[tuple[bytes, float]]:
@@ -65,6 +69,19 @@ def test_special_tokens_named_once_more_by_the_tokenizer_configuration() -> None
     types = [TokenType.CONTROL, *spm().types[1:]]
     scores = [-1000.0, -1000.0, -1000.0, *spm().scores[3:]]
     assert parse(token_records(spm(types=types, scores=scores), 8), 8) == SPM_TEXTS
+
+
+def test_the_real_vocabulary_with_added_tokens_and_padding(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(files.real_spm_model())
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<pad>": 32000, "<|im_end|>": 32001}))
+    special = {str(i): {"content": text, "special": True} for i, text in enumerate(("<unk>", "<s>", "</s>"))}
+    special["32001"] = {"content": "<|im_end|>", "special": True}
+    config = {"added_tokens_decoder": special, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    vocabulary = load_vocabulary(tmp_path, 32003, config={})
+    added = [(b"<pad>", -1000.0), (b"<|im_end|>", -1000.0), (b"[PAD32002]", -10000.0)]
+    expected = files.spm_tokens(files.real_spm_model()) + added
+    assert parse(token_records(vocabulary, 32003), 32003) == expected
 
 
 def test_added_tokens_unknown_controls_have_no_text() -> None:

@@ -57,12 +57,10 @@ def _is_added(vocabulary: Vocabulary, token_id: int) -> bool:
 
 def _spm_token(vocabulary: Vocabulary, token_id: int) -> tuple[bytes, float]:
     text, kind, score = vocabulary.tokens[token_id], vocabulary.types[token_id], vocabulary.scores[token_id]
-    if kind == TokenType.UNUSED:
-        return text, score
     if _is_added(vocabulary, token_id):
-        return text, _ADDED_SCORE
+        return text, score
     # Tokenizer configurations of today list the unknown token as one more control token and lower the scores of both.
-    if kind == TokenType.UNKNOWN or (kind == TokenType.CONTROL and token_id == vocabulary.special_ids.get("unk")):
+    if kind == TokenType.UNKNOWN or (kind == TokenType.CONTROL and text == b"<unk>"):
         return _UNKNOWN_TEXT, 0.0
     if kind == TokenType.CONTROL:
         return b"", 0.0

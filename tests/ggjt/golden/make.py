@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from tests.ggjt import files
-from tests.models import write_safetensors
+from tests.models import LlamaShape, write_safetensors
 
 QUANTIZED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 
@@ -26,25 +26,36 @@ def main() -> None:
     hashes: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "config.json").write_text(json.dumps(files.GOLDEN_SHAPE.config()))
-        (folder / "tokenizer.model").write_bytes(files.real_spm_model())
-        tensors = files.closed_form_tensors(files.GOLDEN_SHAPE)
-        write_safetensors(folder / "model-00001-of-00001.safetensors", tensors, "F32")
-        out = folder / "out.bin"
+        source, out = folder / "f32.bin", folder / "out.bin"
 
-        def record(key: str, command: list[str]) -> None:
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        def record(key: str, *command: str) -> None:
+            run(*command)
             hashes[key] = hashlib.sha256(out.read_bytes()).hexdigest()
 
+        write_checkpoint(folder, files.GOLDEN_SHAPE)
         for outtype in ("f32", "f16"):
-            record(f"v1 {outtype}", [sys.executable, convert, str(folder), "--outtype", outtype, "--outfile", str(out)])
-        f32 = folder / "f32.bin"
-        subprocess.run([sys.executable, convert, str(folder), "--outtype", "f32", "--outfile", str(f32)], check=True)
+            record(f"v1 {outtype}", sys.executable, convert, name, "--outtype", outtype, "--outfile", str(out))
+        run(sys.executable, convert, name, "--outtype", "f32", "--outfile", str(source))
         for version, program in enumerate(quantize, start=1):
             # The tools of v1 and v2 wrote no f32 and f16 files.
             for outtype in (*QUANTIZED, "f32", "f16") if version == 3 else QUANTIZED:
-                record(f"v{version} {outtype}", [program, str(f32), str(out), str(files.FTYPES[outtype])])
+                record(f"v{version} {outtype}", program, str(source), str(out), str(files.FTYPES[outtype]))
+
+        write_checkpoint(folder, files.WIDE_SHAPE)
+        run(sys.executable, convert, name, "--outtype", "f32", "--outfile", str(source))
+        for outtype in ("q4_0", "q6_k"):
+            record(f"wide {outtype}", quantize[-1], str(source), str(out), str(files.FTYPES[outtype]))
     Path(__file__).with_name("sha256.json").write_text(json.dumps(hashes, indent=1) + "\n")
+
+
+def write_checkpoint(folder: Path, shape: LlamaShape) -> None:
+    (folder / "config.json").write_text(json.dumps(shape.config()))
+    (folder / "tokenizer.model").write_bytes(files.real_spm_model())
+    write_safetensors(folder / "model-00001-of-00001.safetensors", files.closed_form_tensors(shape), "F32")
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
