@@ -31,13 +31,23 @@ Q6_K = 14
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """dims: as stored, the contiguous one first. offset: of the data, in bytes."""
+
+    dims: tuple[int, ...]
+    code: int
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class GgjtFile:
-    """header: the seven fields by name. tokens: (text, score). tensors: name -> (dims as stored, type code, data)."""
+    """header: the seven fields by name. tokens: (text, score)."""
 
     version: int
     header: dict[str, int]
     tokens: list[tuple[bytes, float]]
-    tensors: dict[str, tuple[tuple[int, ...], int, bytes]]
+    tensors: dict[str, Tensor]
 
 
 def read(path: Path) -> GgjtFile:
@@ -65,10 +75,19 @@ def read(path: Path) -> GgjtFile:
         n_elements = int(np.prod(dims))
         size = n_elements // 256 * 210 if code == Q6_K else n_elements * BLOCK_BYTES[code, version] // 32
         assert start + size <= len(data)
-        tensors[name] = (dims, code, data[start : start + size])
+        tensors[name] = Tensor(dims, code, start, data[start : start + size])
         at = start + size
     assert at == len(data)
     return GgjtFile(version, header, tokens, tensors)
+
+
+def without_q6_k(path: Path) -> bytes:
+    """The file with the blocks of q6_k tensors set to zero: their scale search got better after 2023."""
+    data = bytearray(path.read_bytes())
+    for tensor in read(path).tensors.values():
+        if tensor.code == Q6_K:
+            data[tensor.offset : tensor.offset + len(tensor.data)] = bytes(len(tensor.data))
+    return bytes(data)
 
 
 def interleave(x: np.ndarray, n_head: int) -> np.ndarray:

@@ -45,11 +45,10 @@ def test_the_skeleton_reads_back(version, outtype, tied, make_model: ModelMaker,
     expected = ["tok_embeddings", "norm", "output", *[f"layers.{i}.{part}" for i in range(2) for part in layer]]
     assert list(found.tensors) == [f"{name}.weight" for name in expected]
     for placed in laid_out.tensors:
-        dims, code, stored = found.tensors[placed.name]
-        assert dims == placed.shape[::-1]
-        assert code == files.TYPE_CODES[outtype if len(dims) == 2 else "f32"]
-        assert len(stored) == placed.size
-        assert placed.offset % 32 == 0
+        tensor = found.tensors[placed.name]
+        assert tensor.dims == placed.shape[::-1]
+        assert tensor.code == files.TYPE_CODES[outtype if len(tensor.dims) == 2 else "f32"]
+        assert (tensor.offset, len(tensor.data)) == (placed.offset, placed.size)
     assert laid_out.tensors[2].canonical == ("model.embed_tokens.weight" if tied else "lm_head.weight")
 
 
