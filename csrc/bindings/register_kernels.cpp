@@ -112,8 +112,8 @@ void register_kernels(py::module_& m) {
         py::arg("isa") = "");
   m.def("quantize_into", &quantize_into, py::arg("x").noconvert(), py::arg("type"), py::arg("out").noconvert(),
         py::arg("isa") = "", py::arg("repeats") = 1);
-  m.def("dequantize_into", &dequantize_into, py::arg("blocks").noconvert(), py::arg("type"),
-        py::arg("out").noconvert(), py::arg("isa") = "", py::arg("repeats") = 1);
+  m.def("dequantize_into", &dequantize_into, py::arg("blocks").noconvert(), py::arg("type"), py::arg("out").noconvert(),
+        py::arg("isa") = "", py::arg("repeats") = 1);
   m.def("lora_add", &lora_add, py::arg("rows").noconvert(), py::arg("b").noconvert(), py::arg("a").noconvert(),
         py::arg("scale"), py::arg("isa") = "");
   m.def(

@@ -92,12 +92,11 @@ FASTCONV_INLINE Range first_range(const float* x, int n_blocks) {
   return range;
 }
 
-// (max - min) / levels. A difference of zeros of either sign is +0, as it is where ggml subtracts an element from itself.
+// (max - min) / levels. A difference of zeros of either sign is +0, as it is where ggml subtracts an element from
+// itself.
 FASTCONV_INLINE F32 steps_of(Range range, float levels) { return abs(range.max - range.min) / splat(levels); }
 
-FASTCONV_INLINE F32 inverse_or_zero(F32 d) {
-  return select(equal(d, splat(0.0f)), splat(0.0f), splat(1.0f) / d);
-}
+FASTCONV_INLINE F32 inverse_or_zero(F32 d) { return select(equal(d, splat(0.0f)), splat(0.0f), splat(1.0f) / d); }
 
 // roundf, half away from zero, for |a| < 2^22. The addend is the largest f32 below one half: with one half itself,
 // 0.49999997 would round up. Every f32 in range is tried by tests/kernels.
@@ -139,7 +138,7 @@ struct PairOrder {
     uint8_t bytes[kBlock];
     store_bytes(bytes, q0);
     store_bytes(bytes + 16, q1);
-    for (int i = 0; i < 16; ++i) out[i] = static_cast<uint8_t>(bytes[2 * i] | bytes[2 * i + 1] << 4);
+    for (int i = 0; i < 16; ++i) out[i] = static_cast<uint8_t>((bytes[2 * i] & 15) | bytes[2 * i + 1] << 4);
   }
   FASTCONV_INLINE static void unpack(const uint8_t* in, I32& q0, I32& q1) {
     uint8_t bytes[kBlock];

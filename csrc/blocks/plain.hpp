@@ -50,7 +50,8 @@ struct PlainF16 {
   static void decode(const void* src, float* y, int64_t n) { decode_runs<PlainF16, 2>(src, y, n); }
 };
 
-// The upper half of an f32; ties to even; a NaN keeps its upper half and is made quiet, as in ggml_compute_fp32_to_bf16.
+// The upper half of an f32; ties to even; a NaN keeps its upper half and is made quiet, as in
+// ggml_compute_fp32_to_bf16.
 struct PlainBF16 {
   FASTCONV_INLINE static F32 decode_run(const uint8_t* in) { return from_bits(shift_left<16>(load_u16(in))); }
   FASTCONV_INLINE static void encode_run(F32 x, uint8_t* out) {

@@ -1,6 +1,7 @@
 // Q4_0: 32 elements as a scale d and sixteen levels, x = (q - 8) * d. The element of largest magnitude is level 0.
 // d = max / -8; q = trunc(x / d + 8.5), at most 15, with the quotient as x * (1 / d) from the unrounded d.
-// Source: quantize_row_q4_0_ref in ggml-quants.c of llama.cpp b11434; older files: llama.cpp pull requests 729, 1405, 1508.
+// Source: quantize_row_q4_0_ref in ggml-quants.c of llama.cpp b11434; older files: llama.cpp pull requests 729, 1405,
+// 1508.
 #pragma once
 
 #include "blocks/groups_of_32.hpp"

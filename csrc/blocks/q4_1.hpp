@@ -1,6 +1,7 @@
 // Q4_1: 32 elements as a step d, a minimum m and sixteen levels, x = q * d + m.
 // d = (max - min) / 15; q = trunc((x - m) / d + 0.5), at most 15, from the unrounded d and m.
-// Source: quantize_row_q4_1_ref in ggml-quants.c of llama.cpp b11434; older files: llama.cpp pull requests 193, 1405, 1508.
+// Source: quantize_row_q4_1_ref in ggml-quants.c of llama.cpp b11434; older files: llama.cpp pull requests 193, 1405,
+// 1508.
 #pragma once
 
 #include "blocks/groups_of_32.hpp"

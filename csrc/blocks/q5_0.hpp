@@ -1,6 +1,7 @@
 // Q5_0: 32 elements as a scale d and 32 levels, x = (q - 16) * d; the fifth bits stand in a word of their own.
 // d = max / -16; q = trunc(x / d + 16.5), at most 31, with the quotient as x * (1 / d) from the unrounded d.
-// Source: quantize_row_q5_0_ref in ggml-quants.c of llama.cpp b11434; GGJT v1 differs in the order of the low bits alone.
+// Source: quantize_row_q5_0_ref in ggml-quants.c of llama.cpp b11434; GGJT v1 differs in the order of the low bits
+// alone.
 #pragma once
 
 #include "blocks/groups_of_32.hpp"

@@ -1,6 +1,7 @@
 // Q5_1: 32 elements as a step d, a minimum m and 32 levels, x = q * d + m; the fifth bits stand in a word of their own.
 // d = (max - min) / 31; q = trunc((x - m) / d + 0.5) from the unrounded d and m, never above 31.
-// Source: quantize_row_q5_1_ref in ggml-quants.c of llama.cpp b11434; GGJT v1 differs in the order of the low bits alone.
+// Source: quantize_row_q5_1_ref in ggml-quants.c of llama.cpp b11434; GGJT v1 differs in the order of the low bits
+// alone.
 #pragma once
 
 #include "blocks/groups_of_32.hpp"

@@ -68,6 +68,8 @@ struct Q6_K {
       best = select(better, scale * sum_lx, best);
     }
     found.scale = select(found.zero, zero, found.scale);
+    // One NaN for all: the payload would show in the bytes, and instruction sets pass on different ones.
+    found.scale = select(equal(found.scale, found.scale), found.scale, splat(__builtin_nanf("")));
     return found;
   }
 
@@ -82,9 +84,7 @@ struct Q6_K {
     return (low & 0x007FFFFF) - 0x00400000;
   }
 
-  FASTCONV_INLINE static I32 levels(F32 scaled) {
-    return max(min(nearest(scaled), splat(31)), splat(-32)) + splat(32);
-  }
+  FASTCONV_INLINE static I32 levels(F32 scaled) { return max(min(nearest(scaled), splat(31)), splat(-32)) + splat(32); }
 
   FASTCONV_INLINE static void encode_block(const float* x, Block& y) {
     alignas(64) float scales[16], inverses[16];
@@ -129,8 +129,8 @@ struct Q6_K {
     pack(q, y);
   }
 
-  // Half h of 128 elements, four runs of 32: ql[64 h + i] = low bits of runs 0 and 2, ql[64 h + 32 + i] of runs 1 and 3,
-  // qh[32 h + i] = high bits of runs 0 to 3.
+  // Half h of 128 elements, four runs of 32: ql[64 h + i] = low bits of runs 0 and 2, ql[64 h + 32 + i] of runs 1 and
+  // 3, qh[32 h + i] = high bits of runs 0 to 3.
   FASTCONV_INLINE static void pack(const uint8_t* q, Block& y) {
     for (int h = 0; h < 2; ++h) {
       for (int i = 0; i < 32; i += 16) {
@@ -139,8 +139,8 @@ struct Q6_K {
         const I32 low = splat(15), high = splat(0x30);
         store_bytes(y.ql + 64 * h + i, (q0 & low) | shift_left<4>(q2));
         store_bytes(y.ql + 64 * h + 32 + i, (q1 & low) | shift_left<4>(q3));
-        store_bytes(y.qh + 32 * h + i, shift_right<4>(q0) | shift_right<2>(q1 & high) | (q2 & high) |
-                                           shift_left<2>(q3 & high));
+        store_bytes(y.qh + 32 * h + i,
+                    shift_right<4>(q0) | shift_right<2>(q1 & high) | (q2 & high) | shift_left<2>(q3 & high));
       }
     }
   }

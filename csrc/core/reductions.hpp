@@ -28,7 +28,8 @@ inline float max_abs(const float* x, int64_t n) {
   return out;
 }
 
-// Order: partial[j] sums the squares of elements j, j + 16, j + 32 ...; then partial[j] += partial[j + h] for h = 8, 4, 2,
+// Order: partial[j] sums the squares of elements j, j + 16, j + 32 ...; then partial[j] += partial[j + h] for h = 8, 4,
+// 2,
 // 1. Each square is exact in f64.
 inline double sum_of_squares(const float* x, int64_t n) {
   alignas(64) double partial[kLanes] = {};

@@ -1,5 +1,5 @@
-// One range of equal blocks of work, split among threads that are made for it: for arrays in memory, where the streaming
-// engine is not wanted.
+// One range of equal blocks of work, split among threads that are made for it: for arrays in memory, where the
+// streaming engine is not wanted.
 #pragma once
 
 #include <algorithm>

@@ -17,7 +17,7 @@ using DecodeFn = void (*)(const void* src, float* dst, int64_t n);
 using EncodeFn = void (*)(const float* src, void* dst, int64_t n);
 
 struct KernelTable {
-  std::string_view name;  // baseline, avx2, avx512, neon
+  std::string_view name;                    // baseline, avx2, avx512, neon
   std::array<DecodeFn, kTypeCount> decode;  // nullptr where type_info().decodes is false
   std::array<EncodeFn, kTypeCount> encode;  // nullptr where type_info().max_abs is 0
 

@@ -6,6 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#ifndef FASTCONV_ISA_NAMESPACE
+#error "include isa/<isa>/simd.hpp first"
+#endif
+
 #define FASTCONV_INLINE inline __attribute__((always_inline))
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
@@ -24,8 +28,8 @@ struct Mask {
   reg::M r[kRegs];
 };
 
-#define FASTCONV_LIFT(Result, expression)                  \
-  Result out;                                              \
+#define FASTCONV_LIFT(Result, expression)                                        \
+  Result out;                                                                    \
   _Pragma("GCC unroll 4") for (int i = 0; i < kRegs; ++i) out.r[i] = expression; \
   return out
 
@@ -56,10 +60,14 @@ FASTCONV_INLINE I32 min(I32 a, I32 b) { FASTCONV_LIFT(I32, reg::min(a.r[i], b.r[
 FASTCONV_INLINE I32 max(I32 a, I32 b) { FASTCONV_LIFT(I32, reg::max(a.r[i], b.r[i])); }
 
 template <int N>
-FASTCONV_INLINE I32 shift_left(I32 a) { FASTCONV_LIFT(I32, reg::shift_left<N>(a.r[i])); }
+FASTCONV_INLINE I32 shift_left(I32 a) {
+  FASTCONV_LIFT(I32, reg::shift_left<N>(a.r[i]));
+}
 // Zeros come in from the left.
 template <int N>
-FASTCONV_INLINE I32 shift_right(I32 a) { FASTCONV_LIFT(I32, reg::shift_right<N>(a.r[i])); }
+FASTCONV_INLINE I32 shift_right(I32 a) {
+  FASTCONV_LIFT(I32, reg::shift_right<N>(a.r[i]));
+}
 
 FASTCONV_INLINE I32 bits(F32 a) { FASTCONV_LIFT(I32, reg::bits(a.r[i])); }
 FASTCONV_INLINE F32 from_bits(I32 a) { FASTCONV_LIFT(F32, reg::from_bits(a.r[i])); }

@@ -37,9 +37,13 @@ FASTCONV_REG I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
 FASTCONV_REG I min(I a, I b) { return _mm256_min_epi32(a, b); }
 FASTCONV_REG I max(I a, I b) { return _mm256_max_epi32(a, b); }
 template <int N>
-FASTCONV_REG I shift_left(I a) { return _mm256_slli_epi32(a, N); }
+FASTCONV_REG I shift_left(I a) {
+  return _mm256_slli_epi32(a, N);
+}
 template <int N>
-FASTCONV_REG I shift_right(I a) { return _mm256_srli_epi32(a, N); }
+FASTCONV_REG I shift_right(I a) {
+  return _mm256_srli_epi32(a, N);
+}
 FASTCONV_REG I bits(F a) { return _mm256_castps_si256(a); }
 FASTCONV_REG F from_bits(I a) { return _mm256_castsi256_ps(a); }
 FASTCONV_REG I truncate(F a) { return _mm256_cvttps_epi32(a); }
@@ -105,10 +109,10 @@ FASTCONV_INLINE void store_f16(void* p, F32 a) {
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
     const __m256 nan = _mm256_cmp_ps(a.r[i], a.r[i], _CMP_UNORD_Q);
-    const __m256 quiet = _mm256_or_ps(_mm256_and_ps(a.r[i], _mm256_set1_ps(-0.0f)),
-                                      _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000)));
-    _mm_storeu_si128(out + i, _mm256_cvtps_ph(_mm256_blendv_ps(a.r[i], quiet, nan),
-                                              _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    const __m256 quiet =
+        _mm256_or_ps(_mm256_and_ps(a.r[i], _mm256_set1_ps(-0.0f)), _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000)));
+    _mm_storeu_si128(
+        out + i, _mm256_cvtps_ph(_mm256_blendv_ps(a.r[i], quiet, nan), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
 }
 FASTCONV_INLINE float f16_to_f32(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }

@@ -37,9 +37,13 @@ FASTCONV_REG I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
 FASTCONV_REG I min(I a, I b) { return _mm512_min_epi32(a, b); }
 FASTCONV_REG I max(I a, I b) { return _mm512_max_epi32(a, b); }
 template <int N>
-FASTCONV_REG I shift_left(I a) { return _mm512_slli_epi32(a, N); }
+FASTCONV_REG I shift_left(I a) {
+  return _mm512_slli_epi32(a, N);
+}
 template <int N>
-FASTCONV_REG I shift_right(I a) { return _mm512_srli_epi32(a, N); }
+FASTCONV_REG I shift_right(I a) {
+  return _mm512_srli_epi32(a, N);
+}
 FASTCONV_REG I bits(F a) { return _mm512_castps_si512(a); }
 FASTCONV_REG F from_bits(I a) { return _mm512_castsi512_ps(a); }
 FASTCONV_REG I truncate(F a) { return _mm512_cvttps_epi32(a); }
@@ -91,11 +95,10 @@ FASTCONV_INLINE F32 load_f16(const void* p) {
 // Ties to even; every NaN becomes 0x7E00 with its sign.
 FASTCONV_INLINE void store_f16(void* p, F32 a) {
   const __mmask16 nan = _mm512_cmp_ps_mask(a.r[0], a.r[0], _CMP_UNORD_Q);
-  const __m512 quiet = _mm512_or_ps(_mm512_and_ps(a.r[0], _mm512_set1_ps(-0.0f)),
-                                    _mm512_castsi512_ps(_mm512_set1_epi32(0x7FC00000)));
+  const __m512 quiet =
+      _mm512_or_ps(_mm512_and_ps(a.r[0], _mm512_set1_ps(-0.0f)), _mm512_castsi512_ps(_mm512_set1_epi32(0x7FC00000)));
   const __m512 clean = _mm512_mask_mov_ps(a.r[0], nan, quiet);
-  _mm256_storeu_si256(static_cast<__m256i*>(p),
-                      _mm512_cvtps_ph(clean, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(clean, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 FASTCONV_INLINE float f16_to_f32(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
 

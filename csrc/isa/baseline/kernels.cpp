@@ -1,8 +1,8 @@
 #if defined(__x86_64__)
 #include "isa/baseline/simd.hpp"
-#include "isa/kernels.hpp"
+#include "isa/shell.hpp"
 
 namespace fastconv::baseline {
 constexpr KernelTable kTable = make_table("baseline");
-}  // namespace fastconv::baseline
+}
 #endif

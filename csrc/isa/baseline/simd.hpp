@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-
 #define FASTCONV_ISA_NAMESPACE baseline
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
@@ -36,9 +35,13 @@ FASTCONV_REG I sub(I a, I b) { return _mm_sub_epi32(a, b); }
 FASTCONV_REG I bit_and(I a, I b) { return _mm_and_si128(a, b); }
 FASTCONV_REG I bit_or(I a, I b) { return _mm_or_si128(a, b); }
 template <int N>
-FASTCONV_REG I shift_left(I a) { return _mm_slli_epi32(a, N); }
+FASTCONV_REG I shift_left(I a) {
+  return _mm_slli_epi32(a, N);
+}
 template <int N>
-FASTCONV_REG I shift_right(I a) { return _mm_srli_epi32(a, N); }
+FASTCONV_REG I shift_right(I a) {
+  return _mm_srli_epi32(a, N);
+}
 FASTCONV_REG I bits(F a) { return _mm_castps_si128(a); }
 FASTCONV_REG F from_bits(I a) { return _mm_castsi128_ps(a); }
 FASTCONV_REG I truncate(F a) { return _mm_cvttps_epi32(a); }
@@ -137,9 +140,7 @@ FASTCONV_INLINE float f16_to_f32(uint16_t h) { return _mm_cvtss_f32(f32_of_f16(s
 // Lane i of the result is op over the lanes of rows[i].
 template <class Op>
 FASTCONV_INLINE F32 fold_rows(const F32 (&rows)[16], Op op) {
-  const auto pairs = [op](__m128 a, __m128 b) {
-    return op(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
-  };
+  const auto pairs = [op](__m128 a, __m128 b) { return op(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a)); };
   F32 out;
 #pragma GCC unroll 4
   for (int g = 0; g < 4; ++g) {

@@ -46,9 +46,13 @@ FASTCONV_REG I bit_or(I a, I b) { return vorrq_s32(a, b); }
 FASTCONV_REG I min(I a, I b) { return vminq_s32(a, b); }
 FASTCONV_REG I max(I a, I b) { return vmaxq_s32(a, b); }
 template <int N>
-FASTCONV_REG I shift_left(I a) { return vshlq_n_s32(a, N); }
+FASTCONV_REG I shift_left(I a) {
+  return vshlq_n_s32(a, N);
+}
 template <int N>
-FASTCONV_REG I shift_right(I a) { return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), N)); }
+FASTCONV_REG I shift_right(I a) {
+  return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), N));
+}
 FASTCONV_REG I bits(F a) { return vreinterpretq_s32_f32(a); }
 FASTCONV_REG F from_bits(I a) { return vreinterpretq_f32_s32(a); }
 // The conversion saturates and takes NaN to 0; x86 gives INT32_MIN for all of these.

@@ -56,7 +56,8 @@ int main(int argc, char** argv) {
       return write_array(out.data(), out.size());
     }
     const std::vector<uint8_t> blocks = read_array<uint8_t>();
-    std::vector<float> out(blocks.size() / static_cast<size_t>(info.block_bytes) * static_cast<size_t>(info.block_size));
+    std::vector<float> out(blocks.size() / static_cast<size_t>(info.block_bytes) *
+                           static_cast<size_t>(info.block_size));
     table.decode[static_cast<size_t>(type)](blocks.data(), out.data(), static_cast<int64_t>(out.size()));
     return write_array(out.data(), out.size());
   }

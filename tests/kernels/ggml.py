@@ -1,0 +1,47 @@
+"""ggml's own quantizers, from the library inside the pywhispercpp wheel: what "ggml's bytes" means."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+from fastconv import _native
+
+TYPES = {info.name: info for info in _native.types()}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    files = importlib.metadata.files("pywhispercpp") or []
+    paths = [Path(str(file.locate())) for file in files if file.name.startswith(("libggml-base", "ggml-base"))]
+    library = ctypes.CDLL(str(max(paths, key=lambda path: len(path.parts))))
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+    ]
+    return library
+
+
+def quantize_into(x: np.ndarray, type: str, out: np.ndarray) -> None:
+    """x: (rows, columns) float32, C-contiguous; out: (rows, row bytes) uint8."""
+    n_rows, n_cols = x.shape
+    written = library().ggml_quantize_chunk(
+        TYPES[type].ggml_type, x.ctypes.data, out.ctypes.data, 0, n_rows, n_cols, None
+    )
+    assert written == out.size
+
+
+def quantize(x: np.ndarray, type: str) -> np.ndarray:
+    info = TYPES[type]
+    out = np.empty((x.shape[0], x.shape[1] // info.block_size * info.block_bytes), np.uint8)
+    quantize_into(x, type, out)
+    return out

@@ -1,0 +1,152 @@
+"""Encoders write the same bytes as ggml's, as an oracle in NumPy, and as one another, on every instruction set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fastconv import _native
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tests.kernels import ggml, rows
+from tests.oracle import blocks as oracle
+
+TYPES = ggml.TYPES
+STORED_BY_GGML = ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k"]
+OLD = ["q4_0_v1", "q4_1_v1", "q5_0_v1", "q5_1_v1", "q8_0_v1", "q4_0_v2", "q4_1_v2"]
+ENCODED = [name for name, info in TYPES.items() if info.encodes]
+
+
+def assert_same_blocks(got: np.ndarray, want: np.ndarray, type: str) -> None:
+    size = TYPES[type].block_bytes
+    differ = np.flatnonzero((got.reshape(-1, size) != want.reshape(-1, size)).any(axis=1))
+    if len(differ):
+        at = differ[0]
+        found, expected = got.reshape(-1, size)[at], want.reshape(-1, size)[at]
+        pytest.fail(
+            f"{type}: {len(differ)} blocks differ, first {at}: {found.tobytes().hex()}, not {expected.tobytes().hex()}"
+        )
+
+
+def test_every_encoded_type_is_tested() -> None:
+    assert set(ENCODED) == {"f32", *STORED_BY_GGML, *OLD} == set(oracle.ENCODERS)
+
+
+@pytest.mark.parametrize("type", STORED_BY_GGML)
+def test_ggml_writes_the_same_bytes(type: str, isa: str) -> None:
+    for x in rows.kinds().values():
+        assert_same_blocks(_native.quantize(x, type, isa=isa), ggml.quantize(x, type), type)
+
+
+@pytest.mark.parametrize("type", ENCODED)
+@pytest.mark.parametrize("kind", rows.kinds())
+def test_the_oracle_writes_the_same_bytes(type: str, kind: str, isa: str) -> None:
+    x = rows.kinds()[kind]
+    assert_same_blocks(_native.quantize(x, type, isa=isa), oracle.encode(x, type), type)
+
+
+@pytest.mark.parametrize("type", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "f16", "bf16"])
+def test_gguf_writes_the_same_bytes(type: str, isa: str) -> None:
+    gguf = pytest.importorskip("gguf")
+    for kind in ("gaussian", "heavy-tailed", "bf16", "sparse", "zero"):
+        x = rows.kinds()[kind]
+        want = gguf.quants.quantize(x, gguf.GGMLQuantizationType[type.upper()]).view(np.uint8)
+        assert_same_blocks(_native.quantize(x, type, isa=isa), want, type)
+
+
+FLOATS = st.one_of(
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 8.0, -8.0, 127.0, 65504.0, 65520.0, 2.0**-24, 2.0**-149]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(x=hnp.arrays(np.float32, (1, 256), elements=FLOATS, fill=FLOATS))
+def test_any_finite_block(x: np.ndarray) -> None:
+    for type in STORED_BY_GGML:
+        want = ggml.quantize(x, type)
+        for isa in _native.isas():
+            assert_same_blocks(_native.quantize(x, type, isa=isa), want, type)
+    for type in OLD:
+        want = oracle.encode(x, type)
+        for isa in _native.isas():
+            assert_same_blocks(_native.quantize(x, type, isa=isa), want, type)
+
+
+@pytest.mark.parametrize("type", ENCODED)
+def test_nan_and_infinity_give_the_same_bytes_on_every_instruction_set(type: str) -> None:
+    rng = np.random.default_rng(7)
+    bits = rng.integers(0, 2**32, (64, 512), dtype=np.uint32)
+    bits[rng.random(bits.shape) < 0.1] |= 0x7F800000
+    x = bits.view(np.float32)
+    want = _native.quantize(x, type, isa="baseline" if "baseline" in _native.isas() else "")
+    for isa in _native.isas():
+        assert_same_blocks(_native.quantize(x, type, isa=isa), want, type)
+
+
+@pytest.mark.parametrize("type", ENCODED)
+@pytest.mark.parametrize("n_blocks", [1, 2, 3, 15, 16, 17, 31, 33])
+def test_every_byte_is_written_and_no_other(type: str, n_blocks: int, isa: str) -> None:
+    info = TYPES[type]
+    n = n_blocks * info.block_size
+    x = np.resize(rows.kinds()["gaussian"], n + 1)[1:].copy()
+    want = oracle.encode(x[None], type)[0]
+    for fill in (0x00, 0xFF):
+        # Neither side is aligned.
+        whole = np.full(want.size + 129, fill, np.uint8)
+        source = np.concatenate([np.float32([9]), x])[1:]
+        out = whole[65 : 65 + want.size]
+        _native.quantize_into(source, type, out, isa)
+        assert_same_blocks(out, want, type)
+        assert (whole[:65] == fill).all()
+        assert (whole[65 + want.size :] == fill).all()
+
+
+# One block through all eras; from quantizers compiled from the llama.cpp of each time.
+ERAS = {
+    "q4_0_v1": "0000003e 6a097b4f888888886c88888888888888",
+    "q4_0_v2": "0000003e ca7689808b888f858888888888888888",
+    "q4_0": "0030 ca7689808b888f858888888888888888",
+    "q5_0_v1": "002c55fffdff c402f59f00000000d800000000000000",
+    "q5_0": "002c55fffdff 84dc0200050f0f090000000000000000",
+}
+
+
+@pytest.mark.parametrize("type", ERAS)
+def test_one_block_through_all_eras(type: str, isa: str) -> None:
+    x = np.zeros((1, 32), np.float32)
+    x[0, :8] = [0.25, -0.25, 0.125, -1, 0.3125, -0.0625, 0.9375, -0.4375]
+    x[0, 16:18] = [0.5, -0.1875]
+    want = bytes.fromhex(ERAS[type])
+    assert _native.quantize(x, type, isa=isa).tobytes() == want
+    assert oracle.encode(x, type).tobytes() == want
+
+
+def test_threads_do_not_change_bytes() -> None:
+    x = np.resize(rows.kinds()["gaussian"], (64, 1536)).astype(np.float32)
+    for type in ENCODED:
+        one = _native.quantize(x, type, threads=1)
+        for threads in (2, 3, 7):
+            assert_same_blocks(_native.quantize(x, type, threads=threads), one, type)
+
+
+@pytest.mark.parametrize(
+    ("x", "type", "message"),
+    [
+        (np.zeros((1, 32), np.float32), "q9_0", "type 'q9_0' is unknown"),
+        (np.zeros((1, 32), np.float32), "i32", "type 'i32' cannot be encoded"),
+        (np.zeros((1, 48), np.float32), "q4_0", "found 48 columns, expected a multiple of 32"),
+        (np.zeros((2, 128), np.float32), "q6_k", "found 128 columns, expected a multiple of 256"),
+        (np.zeros(32, np.float32), "q4_0", "found 1 dimensions, expected 2"),
+    ],
+)
+def test_what_cannot_be_encoded(x: np.ndarray, type: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _native.quantize(x, type)
+
+
+@pytest.mark.parametrize("x", [np.zeros((1, 32)), np.zeros((32, 64), np.float32)[:, ::2]])
+def test_arrays_are_never_cast_or_copied(x: np.ndarray) -> None:
+    with pytest.raises(TypeError):
+        _native.quantize(x, "q4_0")
