@@ -22,7 +22,7 @@ RANKS = {
     "plan": 3,
     "engine": 4,
     "layout": 5,
-    "convert": 6,
+    "conversion": 6,
     "inspection": 6,
     "cli": 7,
     "compat": 8,

@@ -14,14 +14,14 @@ from fastconv.errors import FastconvError
 if TYPE_CHECKING:
     from fastconv.arrays import dequantize, quantize
     from fastconv.checkpoint.open import open_checkpoint as open
-    from fastconv.convert import ConversionResult, convert
+    from fastconv.conversion import ConversionResult, convert
     from fastconv.inspection import inspect
 
 __all__ = ["ConversionResult", "FastconvError", "convert", "dequantize", "inspect", "open", "quantize"]
 
 _HOMES = {
-    "ConversionResult": ("fastconv.convert", "ConversionResult"),
-    "convert": ("fastconv.convert", "convert"),
+    "ConversionResult": ("fastconv.conversion", "ConversionResult"),
+    "convert": ("fastconv.conversion", "convert"),
     "dequantize": ("fastconv.arrays", "dequantize"),
     "inspect": ("fastconv.inspection", "inspect"),
     "open": ("fastconv.checkpoint.open", "open_checkpoint"),

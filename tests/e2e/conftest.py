@@ -33,6 +33,19 @@ def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture
+def ggml_quantize() -> Callable[[np.ndarray, str], bytes]:
+    """(float32 values, type name) -> the bytes of ggml's own quantizer; float types as NumPy rounds them."""
+    from tests.kernels import ggml
+
+    def quantize(values: np.ndarray, type_name: str) -> bytes:
+        if type_name in ("f32", "f16", "bf16"):
+            return models.encoded(values, type_name.upper())
+        return ggml.quantize(np.ascontiguousarray(values), type_name).tobytes()
+
+    return quantize
+
+
 def gguf_tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """name -> (type, shape, bytes), read by the gguf package."""
     reader = gguf.GGUFReader(path)

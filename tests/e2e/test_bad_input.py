@@ -236,7 +236,7 @@ def test_no_room(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch:
 
 @pytest.mark.parametrize("policy", ["keep", "clamp"])
 def test_non_finite_values_on_request(tmp_path: Path, policy: str) -> None:
-    from conftest import gguf_tensors
+    from tests.e2e.conftest import gguf_tensors
 
     folder = tmp_path / "model"
     models.write_hf(folder, SHAPE)

@@ -10,7 +10,7 @@ import pytest
 HEAVY = ["torch", "transformers", "gguf", "sentencepiece", "tokenizers", "tqdm", "safetensors"]
 
 
-@pytest.mark.parametrize("statement", ["import fastconv", "import fastconv.cli", "import fastconv.convert"])
+@pytest.mark.parametrize("statement", ["import fastconv", "import fastconv.cli", "import fastconv.conversion"])
 def test_import_loads_nothing_heavy(statement: str) -> None:
     code = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

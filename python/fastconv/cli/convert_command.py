@@ -12,7 +12,7 @@ from fastconv.errors import UsageError
 from fastconv.request import NON_FINITE, TARGETS, VOCABULARY_KINDS, ConvertRequest
 
 if TYPE_CHECKING:
-    from fastconv.convert import ConversionResult, Preparation
+    from fastconv.conversion import ConversionResult, Preparation
 
 
 def add_parser(commands: Any) -> None:
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         return dump.single(request) if arguments.dump_single else dump.model(request)
 
     from fastconv.cli import report
-    from fastconv.convert import execute, prepare
+    from fastconv.conversion import execute, prepare
 
     prepared = prepare(request)
     if arguments.dry_run:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastconv.convert import ConversionResult, Preparation
+    from fastconv.conversion import ConversionResult, Preparation
     from fastconv.layout.laid_out import PlacedTensor
     from fastconv.plan.job import TensorJob
 
