@@ -136,8 +136,6 @@ def _whole_tensors(file: str, module: str, parts: dict[tuple[Part, str], LazyTen
                 tensor=original.name,
                 expected=f"{module}.{parameter}",
             )
-        if trained and base:
-            raise AdapterError("appears twice", file=file, tensor=base.name, found=f"also {trained.name}")
         for tensor in (trained, base):
             if tensor:
                 yield WholeTensor(f"{module}.{parameter}", tensor, is_base=tensor is base)
