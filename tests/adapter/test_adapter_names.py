@@ -6,11 +6,12 @@ import math
 import re
 
 import pytest
-from fastconv.adapter.config import LoraConfig, pattern_key
-from fastconv.adapter.names import Part, parse_name
 from hypothesis import given
 from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
+
+from fastconv.adapter.config import LoraConfig, pattern_key
+from fastconv.adapter.names import Part, parse_name
 
 WORDS = ["model", "layers", "0", "1", "10", "self_attn", "q_proj", "k_proj", "mlp", "up_proj", "lm_head"]
 MODULES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(".".join)

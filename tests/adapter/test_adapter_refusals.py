@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fastconv.adapter import config as adapter_config
 from fastconv.adapter.attach import attach_adapters
 from fastconv.architecture.canonical import canonical_model
 from fastconv.architecture.spec import CanonicalModel
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import AdapterError, CheckpointError, FastconvError, UsageError
-
 from tests.models import LlamaShape, write_hf, write_safetensors
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
