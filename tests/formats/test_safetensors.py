@@ -28,6 +28,7 @@ DTYPES = {
     "u8": torch.uint8,
     "bool": torch.bool,
 }
+DECODED = ("f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2")
 SHAPES = [(), (7,), (3, 5), (2, 3, 4), (0,), (4, 0), (1, 1)]
 
 
@@ -48,6 +49,8 @@ def test_equals_the_formats_own_reader(tmp_path: Path, dtype: str) -> None:
         assert tensor.n_bytes == truth[name].numel() * truth[name].element_size()
         if tensor.n_elements:
             np.testing.assert_array_equal(gathered(tensor), truth[name].to(torch.float64).numpy())
+        if tensor.n_elements and dtype in DECODED:
+            np.testing.assert_array_equal(tensor.numpy(), truth[name].to(torch.float32).numpy())
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ DTYPES = {
     "u8": torch.uint8,
     "bool": torch.bool,
 }
+DECODED = ("f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2")
 SHAPES = [(), (7,), (3, 5), (2, 3, 4), (0,), (4, 0), (1, 1), (2, 1, 3)]
 
 
@@ -43,6 +44,8 @@ def check_equal(file: Path, state_dict: dict[str, torch.Tensor]) -> None:
         assert tensor.shape == tuple(truth.shape)
         if tensor.n_elements:
             np.testing.assert_array_equal(gathered(tensor), truth.to(torch.float64).numpy(), err_msg=name)
+        if tensor.n_elements and tensor.dtype in DECODED:
+            np.testing.assert_array_equal(tensor.numpy(), truth.to(torch.float32).numpy(), err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -89,21 +89,20 @@ class _Interpreter:
             op = pickle[at]
             at += 1
             # Most frequent first.
-            if op == 0x71:  # BINPUT
-                memo[pickle[at]] = stack[-1]
-                at += 1
-            elif op == 0x72:  # LONG_BINPUT
+            if op == 0x72:  # LONG_BINPUT
                 memo[_U32(pickle, at)[0]] = stack[-1]
-                at += 4
-            elif op == 0x68:  # BINGET
-                push(_recall(memo, pickle[at]))
-                at += 1
-            elif op == 0x6A:  # LONG_BINGET
-                push(_recall(memo, _U32(pickle, at)[0]))
                 at += 4
             elif op == 0x4B:  # BININT1
                 push(pickle[at])
                 at += 1
+            elif op == 0x68:  # BINGET
+                push(_recall(memo, pickle[at]))
+                at += 1
+            elif op == 0x58:  # BINUNICODE
+                length = _U32(pickle, at)[0]
+                at += 4
+                push(_slice(pickle, at, length).decode("utf-8"))
+                at += length
             elif op == 0x28:  # MARK
                 if len(marks) >= MAX_DEPTH:
                     raise Refused("data.pkl is nested too deeply", expected=f"at most {MAX_DEPTH}")
@@ -115,44 +114,47 @@ class _Interpreter:
                 stack = marks.pop()
                 push = stack.append
                 push(value)
-            elif op == 0x58:  # BINUNICODE
-                length = _U32(pickle, at)[0]
-                at += 4
-                push(_slice(pickle, at, length).decode("utf-8"))
-                at += length
-            elif op == 0x8C:  # SHORT_BINUNICODE
-                length = pickle[at]
-                at += 1
-                push(_slice(pickle, at, length).decode("utf-8"))
-                at += length
+            elif op == 0x86:  # TUPLE2
+                stack[-2:] = [(stack[-2], stack[-1])]
             elif op == 0x52:  # REDUCE
                 args = stack.pop()
                 stack[-1] = _reduce(stack[-1], args)
             elif op == 0x51:  # BINPERSID
                 stack[-1] = self._persistent(stack[-1])
-            elif op == 0x4D:  # BININT2
-                push(_U16(pickle, at)[0])
-                at += 2
+            elif op == 0x89:  # NEWFALSE
+                push(False)
+            elif op == 0x29:  # EMPTY_TUPLE
+                push(())
+            elif op == 0x71:  # BINPUT
+                memo[pickle[at]] = stack[-1]
+                at += 1
+            elif op == 0x6A:  # LONG_BINGET
+                push(_recall(memo, _U32(pickle, at)[0]))
+                at += 4
             elif op == 0x4A:  # BININT
                 push(_I32(pickle, at)[0])
                 at += 4
+            elif op == 0x4D:  # BININT2
+                push(_U16(pickle, at)[0])
+                at += 2
+            elif op == 0x94:  # MEMOIZE
+                memo[len(memo)] = stack[-1]
+            elif op == 0x8C:  # SHORT_BINUNICODE
+                length = pickle[at]
+                at += 1
+                push(_slice(pickle, at, length).decode("utf-8"))
+                at += length
+            elif op == 0x85:  # TUPLE1
+                stack[-1] = (stack[-1],)
             elif op == 0x8A:  # LONG1
                 length = pickle[at]
                 at += 1
                 push(int.from_bytes(_slice(pickle, at, length), "little", signed=True))
                 at += length
-            elif op == 0x85:  # TUPLE1
-                stack[-1] = (stack[-1],)
-            elif op == 0x86:  # TUPLE2
-                stack[-2:] = [(stack[-2], stack[-1])]
             elif op == 0x87:  # TUPLE3
                 stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
-            elif op == 0x29:  # EMPTY_TUPLE
-                push(())
             elif op == 0x88:  # NEWTRUE
                 push(True)
-            elif op == 0x89:  # NEWFALSE
-                push(False)
             elif op == 0x4E:  # NONE
                 push(None)
             elif op == 0x7D:  # EMPTY_DICT
@@ -167,8 +169,6 @@ class _Interpreter:
                 name = stack.pop()
                 module = stack.pop()
                 push(_find(module, name))
-            elif op == 0x94:  # MEMOIZE
-                memo[len(memo)] = stack[-1]
             elif op == 0x75:  # SETITEMS
                 items = stack
                 stack = marks.pop()
