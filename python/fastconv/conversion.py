@@ -90,7 +90,7 @@ def prepare(request: ConvertRequest) -> Preparation:
         layouts,
         targets,
         jobs,
-        bytes_in=sum(job.source.n_bytes for job in jobs),
+        bytes_in=engine.input_bytes(jobs),
         adapters=adapted.summaries,
         notes=tuple(dict.fromkeys(note for laid_out in layouts for note in laid_out.notes)),
     )

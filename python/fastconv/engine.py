@@ -116,6 +116,8 @@ def _non_finite(
     jobs: Sequence[TensorJob], index: int, row: int, column: int, value: float, type_name: str
 ) -> NonFiniteError:
     job = jobs[index]
+    if job.source.rows is not None:
+        row = int(job.source.rows[row])  # the file's own row, as the name is the file's own
     overflows = math.isfinite(value)
     merged = " after the merge" if job.deltas else ""
     return NonFiniteError(

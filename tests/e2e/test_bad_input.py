@@ -97,7 +97,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, tuple[str
     "missing shard": (lose_shard, (), 1, ("model-00002-of-00002.safetensors",)),
     "shard outside the folder": (escape_folder, (), 1, ("secret.safetensors",)),
     "truncated file": (lambda f: cut(f / "model.safetensors", 10), (), 1, ("model.safetensors", "found", "expected")),
-    "truncated header": (lambda f: (f / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{"), (), 1, ("header",)),
+    "truncated header": (lambda f: (f / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{"), (), 1, ("truncated",)),
     "surplus bytes": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes() + b"x"),
         (),
@@ -175,7 +175,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, tuple[str
         ("model.safetensors", "is an input"),
     ),
     "unknown type": (lambda f: None, ("--outtype", "q9_9"), 2, ("q9_9", "q4_0")),
-    "type that the version cannot hold": (lambda f: None, ("--to", "ggjt-v1", "--outtype", "bf16"), 1, ("bf16",)),
+    "type that the version cannot hold": (lambda f: None, ("--to", "ggjt-v3", "--outtype", "bf16"), 1, ("bf16",)),
     "one file for several types": (
         lambda f: None,
         ("--outtype", "q4_0,q8_0", "--outfile", "{folder}/out.gguf"),
