@@ -14,7 +14,7 @@ from fastconv.cli import main
 from tests import models
 from tests.e2e.conftest import write_adapter
 
-SHAPE = models.LlamaShape(n_layer=1)
+SHAPE = models.LlamaShape(n_layer=1, n_ff=192)
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 
 
