@@ -149,7 +149,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, tuple[str
         ("adapter_config.json", "IA3"),
     ),
     "adapter of another model": (
-        lambda f: [add_adapter(f), write_adapter(f / "adapter", models.LlamaShape(n_layer=2))],
+        lambda f: [add_adapter(f), write_adapter(f / "adapter", models.LlamaShape(n_layer=2, n_ff=192))],
         LORA,
         1,
         ("layers.1",),
