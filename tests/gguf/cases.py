@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from tests.models import LlamaShape, write_hf
+from tests.models import LlamaShape, spm_model, write_hf
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -79,6 +79,7 @@ def byte_level(
         ("<|turn|>", True, False),
     ),
     merges_beside: bool = False,
+    normalizer: dict[str, Any] | None = None,
     **config: Any,
 ) -> None:
     """A byte-level BPE tokenizer.json of n_tokens and the added ones: (content, special, normalized)."""
@@ -102,6 +103,7 @@ def byte_level(
         used = [(token, tokenizer.token_to_id(token)) for token in ("<|begin|>", "<|end|>")]
         tokenizer.post_processor = processors.TemplateProcessing(single=post, pair=f"{post} $B:1", special_tokens=used)
     found = json.loads(tokenizer.to_str())
+    found["normalizer"] = normalizer
     listed = found["model"]["merges"]
     found["model"]["merges"] = [
         (list(pair) if not isinstance(pair, str) else pair.split(" "))
@@ -121,6 +123,10 @@ def byte_level(
         "chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}",
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(defaults | config), encoding="utf-8")
+
+
+def small_spm(directory: Path) -> None:
+    (directory / "tokenizer.model").write_bytes(spm_model(320))
 
 
 def spm_as_json(directory: Path, n_words: int = 20, **config: Any) -> None:
@@ -187,7 +193,7 @@ CASES = (
     ),
     Case("mistral", shape=_shape(extra=MISTRAL | {"sliding_window": 4096, "rope_theta": 1000000.0})),
     Case("mistral_head_dim", shape=_shape(head_dim=32, extra=MISTRAL | {"sliding_window": None})),
-    Case("code_llama", shape=_shape(n_vocab=32016, n_embd=8, n_ff=32, n_layer=1, n_head=2)),
+    Case("code_llama", shape=_shape(n_vocab=32016, n_embd=8, n_ff=32, n_layer=1, n_head=2), tokenizer=small_spm),
     Case(
         "ids_in_config",
         shape=_shape(extra={"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}),
@@ -264,7 +270,37 @@ CASES = (
         "bpe_template_eos",
         tokenizer=partial(byte_level, post="<|begin|>:0 $A:0 <|end|>:0", eos_token="<|turn|>", add_bos_token=False),
     ),
-    Case("bpe_llama_class", tokenizer=partial(byte_level, tokenizer_class="LlamaTokenizerFast", add_eos_token=True)),
+    Case(
+        "bpe_llama_class",
+        tokenizer=partial(
+            byte_level,
+            post="<|begin|>:0 $A:0",
+            tokenizer_class="LlamaTokenizerFast",
+            add_bos_token=True,
+            add_eos_token=False,
+            unk_token=None,
+        ),
+    ),
+    Case(
+        "bpe_named",
+        tokenizer=partial(
+            byte_level,
+            added=(("<s>", True, False), ("</s>", False, False)),
+            bos_token="<s>",
+            eos_token={"__type": "AddedToken", "content": "</s>", "special": False, "normalized": False},
+            unk_token="et",
+        ),
+    ),
+    Case(
+        "bpe_special_tokens_map",
+        tokenizer=partial(byte_level, eos_token=None),
+        files={"special_tokens_map.json": {"eos_token": "ee", "pad_token": {"content": "tt", "normalized": True}}},
+    ),
+    Case(
+        "bpe_added_tokens_json",
+        tokenizer=byte_level,
+        files={"added_tokens.json": {"<|begin|>": 300, "<tool>": 303, "<|end|>": 301}},
+    ),
     Case(
         "bpe_added",
         tokenizer=partial(
@@ -285,7 +321,13 @@ CASES = (
             additional_special_tokens=["▁x"],
         ),
     ),
-    Case("bpe_normalizer", tokenizer=byte_level),
+    Case(
+        "bpe_normalizer",
+        tokenizer=partial(
+            byte_level,
+            normalizer={"type": "Sequence", "normalizers": [{"type": "Lowercase"}, {"type": "StripAccents"}]},
+        ),
+    ),
     Case("granite_size", shape=_shape(n_vocab=49152, n_embd=8, n_ff=32, n_layer=1, n_head=2), tokenizer=byte_level),
     Case(
         "granite_size_with_bos",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PLACEHOLDER_SCORE = -1000.0
 _PADDING_SCORE = -10000.0
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_MORE = ("additional_special_tokens", "extra_special_tokens")
 # What tokenizer classes assume where tokenizer_config.json is silent.
 _CLASS_TOKENS = {
     "LlamaTokenizer": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
@@ -89,7 +90,7 @@ def read_sentencepiece_like(files: TokenizerFiles, n_vocab: int) -> Pieces:
     tokenizer = _open(files)
     ids = _token_ids(tokenizer, files, n_vocab)
     n_base = tokenizer.get_vocab_size(with_added_tokens=False)
-    special = {tokenizer.token_to_id(name) for name in _named_tokens(files)}
+    special = {tokenizer.token_to_id(name) for name in _named_tokens(files, _NAMED + _MORE)}
     base = {token_id: text for text, token_id in ids.items() if token_id < n_base}
     added = [text for text, token_id in sorted(ids.items(), key=lambda item: item[1]) if token_id >= n_base]
     tokens, types = [], []
@@ -132,14 +133,10 @@ def _open(files: TokenizerFiles) -> Tokenizer:
     known = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
     config = files.object("tokenizer_config.json") or {}
     tokenizer.add_tokens([token for token in _configured_tokens(files) if repr(token) not in known])
-    by_content = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
-    for name in _named_tokens(files):
-        token = by_content.get(name)
-        if token is None:
-            tokenizer.add_tokens([AddedToken(name, special=True)])
-        elif not token.special:
-            token.special = True
-            tokenizer.add_tokens([token])
+    present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_tokens(
+        [AddedToken(name, special=True) for name in _named_tokens(files, _NAMED + _MORE) if name not in present]
+    )
     if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
         tokenizer.pre_tokenizer.add_prefix_space = bool(config.get("add_prefix_space", False))
     if _tokenizer_class(config) == "LlamaTokenizer":
@@ -153,20 +150,20 @@ def _tokenizer_class(config: dict[str, Any]) -> str:
 
 
 def _configured_tokens(files: TokenizerFiles) -> list[AddedToken]:
-    """Tokens that tokenizer_config.json (or added_tokens.json of older exports) adds to tokenizer.json's, by id."""
+    """The added tokens that tokenizer_config.json lists or, where it is older than that, the other files; by id."""
     from tokenizers import AddedToken
 
     path = files.path("tokenizer_config.json")
     decoder = (files.object("tokenizer_config.json") or {}).get("added_tokens_decoder")
+    special = set(_named_tokens(files, _NAMED))
     if decoder is None:
-        in_json = {token.get("id") for token in (files.object(TOKENIZER_JSON) or {}).get("added_tokens") or []}
-        legacy = (files.object("added_tokens.json") or {}).items()
-        special = set(_named_tokens(files))
-        return [
-            AddedToken(text, normalized=text not in special, special=text in special)
-            for text, token_id in sorted(legacy, key=lambda item: str(item[1]))
-            if token_id not in in_json
-        ]
+        path = files.path(TOKENIZER_JSON)
+        decoder = {
+            str(token_id): {"content": text, "normalized": text not in special}
+            for text, token_id in (files.object("added_tokens.json") or {}).items()
+        }
+        listed = (files.object(TOKENIZER_JSON) or {}).get("added_tokens") or []
+        decoder |= {str(token.get("id")): token for token in listed}
     if not isinstance(decoder, dict):
         raise VocabularyError(
             "added_tokens_decoder has the wrong JSON value",
@@ -177,23 +174,27 @@ def _configured_tokens(files: TokenizerFiles) -> list[AddedToken]:
     tokens = []
     for key, token in sorted(decoder.items(), key=lambda item: (len(item[0]), item[0])):
         if not isinstance(token, dict) or not isinstance(token.get("content"), str) or not key.isdecimal():
-            raise VocabularyError(f"added_tokens_decoder has no content for id {key}", file=path)
-        flags = {flag: bool(token[flag]) for flag in ("single_word", "lstrip", "rstrip", "special") if flag in token}
-        flags["normalized"] = bool(token.get("normalized", not flags.get("special", False)))
+            raise VocabularyError(f"has an added token without content: id {key}", file=path)
+        flags = {flag: bool(token.get(flag)) for flag in ("single_word", "lstrip", "rstrip", "special")}
+        flags["normalized"] = bool(token.get("normalized", not flags["special"]))
+        flags["special"] |= token["content"] in special
         tokens.append(AddedToken(token["content"], **flags))
     return tokens
 
 
-def _named_tokens(files: TokenizerFiles) -> list[str]:
-    """Contents of the tokens that the configuration calls bos, eos and so on, and of the additional special ones."""
+def _named_tokens(files: TokenizerFiles, keys: tuple[str, ...]) -> list[str]:
+    """Contents of the tokens that the configuration calls bos, eos and so on, by the keys that name them."""
     config = files.object("tokenizer_config.json") or {}
     named = _CLASS_TOKENS.get(_tokenizer_class(config), {}) | config
     if "added_tokens_decoder" not in config:
         named |= files.object("special_tokens_map.json") or {}
-    found = [named.get(key) for key in _NAMED]
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        more = named.get(key) or []
-        found += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
+    found: list[Any] = []
+    for key in keys:
+        value = named.get(key)
+        if key in _NAMED:
+            found.append(value)
+        elif isinstance(value, dict | list):
+            found += value.values() if isinstance(value, dict) else value
     contents = [token.get("content") if isinstance(token, dict) else token for token in found]
     return list(dict.fromkeys(content for content in contents if isinstance(content, str) and content))
 
