@@ -227,7 +227,8 @@ CASES = (
     Case(
         "card_of_ours",
         files={
-            "README.md": "---\nname: Named\nauthor: Someone\nversion: v2\nlicense:\n- mit\n- other\nlicense_name: x\nlicense_link: y\nurl: z\n---\n"
+            "README.md": "---\nname: Named\nauthor: Someone\nversion: v2\nlicense:\n- mit\n- other\n"
+            "license_name: x\nlicense_link: y\nurl: z\n---\n"
         },
     ),
     Case(

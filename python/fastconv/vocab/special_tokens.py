@@ -78,10 +78,11 @@ class _Reader:
         elif kind == "StripAccents":
             self.result.strip_accents = True
         elif kind == "BertNormalizer":
-            self.result.lowercase = normalizer.get("lowercase", self.result.lowercase)
-            self.result.strip_accents = normalizer.get("strip_accents", self.result.strip_accents)
+            for flag in ("lowercase", "strip_accents"):
+                if flag in normalizer:
+                    setattr(self.result, flag, normalizer[flag] if isinstance(normalizer[flag], bool) else None)
         elif kind == "Sequence":
-            for part in normalizer.get("normalizers", ()):
+            for part in _objects(normalizer.get("normalizers")):
                 self._read_normalizer(part)
 
     def _read_post_processor(self, post_processor: Any) -> None:

@@ -55,6 +55,8 @@ def record(case: Case, llama_cpp: Path, quantize: Path | None, types: tuple[str,
             target = Path(folder) / f"{outtype}.gguf"
             if outtype in FLOAT_TYPES:
                 convert(llama_cpp, source, target, outtype)
+            elif outtype == "vocab":
+                convert(llama_cpp, source, target, "auto", vocab_only=True)
             elif quantize is not None:
                 if not (Path(folder) / "bf16.gguf").exists():
                     convert(llama_cpp, source, Path(folder) / "bf16.gguf", "bf16")
@@ -85,10 +87,14 @@ def main() -> None:
     for case in CASES:
         if options.case and case.name not in options.case:
             continue
-        types = ("bf16", "f16", "f32", *QUANTIZED) if case.name in ("llama", "rope_llama3") else ("bf16", "q4_0")
+        types: tuple[str, ...] = ("bf16", "q4_0")
+        if case.name in ("llama", "rope_llama3", "tied"):
+            types = ("bf16", "f16", "f32", *QUANTIZED)
+        if case.name in ("llama", "bpe", "card", "name_with_size"):
+            types += ("vocab",)
         try:
             recorded = record(case, options.llama_cpp, options.quantize, types)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # one refused case must not lose the others
             traceback.print_exc()
             failed.append(f"{case.name}: {error!r}")
             continue
