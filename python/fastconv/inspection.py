@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import FastconvError
@@ -57,16 +58,22 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
 
 
 def _adapter(path: str) -> Inspection:
-    from fastconv.adapter.peft import open_adapter
+    from fastconv.adapter.peft import adapter_file, open_peft_adapter
 
-    adapter = open_adapter(path)
+    checkpoint = open_checkpoint(adapter_file(path))
+    notes = []
+    try:
+        open_peft_adapter(path)
+    except FastconvError as error:
+        notes.append(str(error))
     return Inspection(
         path,
         "adapter",
-        adapter.checkpoint.format,
+        checkpoint.format,
         None,
-        hyperparameters=dict(adapter.config),
-        tensors=_tensors(adapter.checkpoint),
+        hyperparameters=read_json_object(os.path.join(path, "adapter_config.json")),
+        tensors=_tensors(checkpoint),
+        notes=tuple(notes),
     )
 
 

@@ -66,7 +66,7 @@ def open_peft_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
     factors that do not make pairs; CheckpointError for a file that is no checkpoint.
     """
     path = os.fspath(path)
-    file = _tensor_file(path)
+    file = adapter_file(path)
     config = read_lora_config(os.path.dirname(file))
     tensors = open_checkpoint(file).tensors
     modules: dict[str, _Module] = {}
@@ -94,7 +94,8 @@ def open_peft_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
     return PeftAdapter(path, file, config, len(tensors), tuple(pairs), tuple(whole))
 
 
-def _tensor_file(path: str) -> str:
+def adapter_file(path: str) -> str:
+    """The file with the tensors of an adapter's directory, or the file itself. Raises AdapterError if there is none."""
     if not os.path.isdir(path):
         if not os.path.exists(path):
             raise AdapterError("does not exist", file=path)
