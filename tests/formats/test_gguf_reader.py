@@ -89,6 +89,17 @@ def test_alignment_and_nested_arrays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(gathered(opened.tensors["y"]), [8, 9])
 
 
+def test_strings_across_the_window(tmp_path: Path) -> None:
+    """Headers are read a megabyte at a time; here strings and a length lie across its end."""
+    rng = np.random.default_rng(2)
+    texts = ["x" * int(n) for n in rng.integers(0, 40, 70_000)] + ["y" * (3 << 20), "", "end"]
+    raw = struct.pack("<IQ", 8, len(texts)) + b"".join(gguf_string(text) for text in texts)
+    file = tmp_path / "model.gguf"
+    for shift in range(9):
+        file.write_bytes(gguf_bytes([gguf_value("k" * (shift + 1), 9, raw)]))
+        assert open_checkpoint(file).metadata == {"k" * (shift + 1): texts}
+
+
 X = gguf_record("x", [8], 0, 0)
 U32 = struct.pack("<I", 1)
 
@@ -116,8 +127,10 @@ MALFORMED = {
     "boolean 2": (gguf_bytes([gguf_value("k", 7, b"\2")]), "k holds a boolean that is neither 0 nor 1"),
     "string of 2^62 bytes": (
         gguf_bytes([gguf_value("k", 8, struct.pack("<Q", 2**62))]),
-        "a string of k is too long",
+        "holds a string that is too long: found 4611686018427387904 bytes",
     ),
+    "item of 2^62 bytes": (gguf_bytes([array(8, 1, struct.pack("<Q", 2**62))]), "holds a string that is too long"),
+    "item past the end": (gguf_bytes([array(8, 1, struct.pack("<Q", 4000))]), "is truncated"),
     "string past the end": (gguf_bytes([gguf_value("k", 8, struct.pack("<Q", 4000))]), "is truncated"),
     "array of 2^62 items": (gguf_bytes([array(4, 2**62)]), "k is too long: found 4611686018427387904 items"),
     "array past the end": (gguf_bytes([array(10, 1 << 20)]), "states more bytes in an array than fit"),

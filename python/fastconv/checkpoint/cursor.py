@@ -44,6 +44,35 @@ class Cursor:
     def u64(self) -> int:
         return int.from_bytes(self.take(8), "little")
 
+    def strings(self, count: int, longest: int) -> list[bytes]:
+        """`count` strings, each behind its u64 length. Raises CheckpointError where one is longer than `longest`."""
+        self.check_count(count, 8, "strings")
+        found: list[bytes] = []
+        while len(found) < count:
+            at = self.locate(8)
+            window = self._window
+            # As many as the window holds whole: vocabularies have hundreds of thousands.
+            for _ in range(count - len(found)):
+                stop = at + 8 + int.from_bytes(window[at : at + 8], "little")
+                if at + 8 > len(window) or stop > len(window):
+                    break
+                found.append(window[at + 8 : stop])
+                at = stop
+            self.position = self._start + at
+            if len(found) < count:
+                found.append(self.take(self.checked_length(self.u64(), longest)))
+        return found
+
+    def checked_length(self, length: int, longest: int) -> int:
+        if length > longest:
+            raise CheckpointError(
+                "holds a string that is too long",
+                file=self.storage.path,
+                found=f"{length} bytes",
+                expected=f"at most {longest}",
+            )
+        return length
+
     def locate(self, length: int) -> int:
         """Where the next `length` bytes begin in the window, once they are in it."""
         at = self.position - self._start

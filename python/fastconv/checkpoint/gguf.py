@@ -84,7 +84,7 @@ def _value(cursor: Cursor, value_type: int, key: str, depth: int) -> Any:
         [value] = cursor.unpack(struct.Struct("<" + _SCALARS[value_type]))
         return _booleans(cursor, [value], key)[0] if value_type == _BOOL else value
     if value_type == _STRING:
-        return _string(cursor, key)
+        return _text(cursor.take(cursor.checked_length(cursor.u64(), MAX_STRING_BYTES)))
     if value_type != _ARRAY:
         raise CheckpointError(f"{key} is of an unknown value type", file=cursor.storage.path, found=value_type)
     if depth == MAX_ARRAY_DEPTH:
@@ -103,22 +103,12 @@ def _value(cursor: Cursor, value_type: int, key: str, depth: int) -> Any:
         values = list(cursor.unpack(items))
         return _booleans(cursor, values, key) if item_type == _BOOL else values
     if item_type == _STRING:
-        cursor.check_count(count, 8, "strings")
-        return [_string(cursor, key) for _ in range(count)]
+        return [_text(raw) for raw in cursor.strings(count, MAX_STRING_BYTES)]
     cursor.check_count(count, 4 + 8, "arrays")
     return [_value(cursor, item_type, key, depth + 1) for _ in range(count)]
 
 
-def _string(cursor: Cursor, key: str) -> str | bytes:
-    length = cursor.u64()
-    if length > MAX_STRING_BYTES:
-        raise CheckpointError(
-            f"a string of {key} is too long",
-            file=cursor.storage.path,
-            found=f"{length} bytes",
-            expected=f"at most {MAX_STRING_BYTES}",
-        )
-    raw = cursor.take(length)
+def _text(raw: bytes) -> str | bytes:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
