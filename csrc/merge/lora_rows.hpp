@@ -50,28 +50,41 @@ FASTCONV_INLINE void update_tile(const Update& u, int64_t row, int64_t col) {
   }
 }
 
-template <int kRows>
-FASTCONV_INLINE void update_rows(const Update& u, int64_t row, int64_t n_cols) {
-  int64_t col = 0;
-  for (; col + kUpdateVectors * kLanes <= n_cols; col += kUpdateVectors * kLanes)
-    update_tile<kRows, kUpdateVectors>(u, row, col);
-  for (; col + kLanes <= n_cols; col += kLanes) update_tile<kRows, 1>(u, row, col);
-  for (; col < n_cols; ++col)
-    for (int64_t i = row; i < row + kRows; ++i) {
-      const float* b = u.b + i * u.rank;
-      float sum = b[0] * u.a[col];
-      for (int64_t r = 1; r < u.rank; ++r) sum += b[r] * u.a[r * u.a_stride + col];
-      u.rows[i * u.row_stride + col] += u.scale * sum;
-    }
+// All rows of one run of columns, kVectors vectors wide.
+template <int kVectors>
+FASTCONV_INLINE void update_columns(const Update& u, int64_t n_rows, int64_t col) {
+  int64_t row = 0;
+  for (; row + kUpdateRows <= n_rows; row += kUpdateRows) update_tile<kUpdateRows, kVectors>(u, row, col);
+  for (; row < n_rows; ++row) update_tile<1, kVectors>(u, row, col);
 }
 
 inline void lora_add(float* rows, int64_t row_stride, int64_t n_rows, int64_t n_cols, const float* b, const float* a,
                      int64_t a_stride, int64_t rank, float scale) {
   if (rank <= 0) return;
-  const Update u{rows, row_stride, b, a, a_stride, rank, scale};
-  int64_t row = 0;
-  for (; row + kUpdateRows <= n_rows; row += kUpdateRows) update_rows<kUpdateRows>(u, row, n_cols);
-  for (; row < n_rows; ++row) update_rows<1>(u, row, n_cols);
+  // A panel of a is copied together first: rows of a that lie a power of two apart would share a few lines of the
+  // first-level cache and drive one another out. Few rows do not repay the copy.
+  constexpr int64_t kPanel = 4 * kLanes, kMaxRank = 64;
+  alignas(64) float panel[kMaxRank * kPanel];
+  const bool copies = rank <= kMaxRank && n_rows >= kUpdateCopyRows;
+  const Update all{rows, row_stride, b, a, a_stride, rank, scale};
+  int64_t col = 0;
+  for (; col + kPanel <= n_cols; col += kPanel) {
+    Update u{rows + col, row_stride, b, a + col, a_stride, rank, scale};
+    if (copies) {
+      for (int64_t r = 0; r < rank; ++r)
+        for (int64_t j = 0; j < kPanel; j += kLanes) store(panel + r * kPanel + j, load(u.a + r * a_stride + j));
+      u.a = panel;
+      u.a_stride = kPanel;
+    }
+    for (int64_t j = 0; j < kPanel; j += kUpdateVectors * kLanes) update_columns<kUpdateVectors>(u, n_rows, j);
+  }
+  for (; col + kLanes <= n_cols; col += kLanes) update_columns<1>(all, n_rows, col);
+  for (; col < n_cols; ++col)
+    for (int64_t i = 0; i < n_rows; ++i) {
+      float sum = b[i * rank] * a[col];
+      for (int64_t r = 1; r < rank; ++r) sum += b[i * rank + r] * a[r * a_stride + col];
+      rows[i * row_stride + col] += scale * sum;
+    }
 }
 
 }  // namespace

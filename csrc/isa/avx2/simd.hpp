@@ -71,6 +71,8 @@ namespace {
 // How many rows and vectors of 16 a low-rank update holds in registers: 8 of 16 for the sums.
 constexpr int kUpdateRows = 4;
 constexpr int kUpdateVectors = 1;
+// From how many rows on it pays to copy the columns in work together.
+constexpr int kUpdateCopyRows = 16;
 
 // Four words of 16 lanes in the order of memory after a pack of two registers, which works on 128-bit halves.
 FASTCONV_INLINE __m256i in_order(__m256i packed) { return _mm256_permute4x64_epi64(packed, 0xD8); }

@@ -71,6 +71,8 @@ namespace {
 // How many rows and vectors of 16 a low-rank update holds in registers: 16 of 32 for the sums.
 constexpr int kUpdateRows = 4;
 constexpr int kUpdateVectors = 4;
+// From how many rows on it pays to copy the columns in work together.
+constexpr int kUpdateCopyRows = 64;
 
 // The low byte of each lane.
 FASTCONV_INLINE void store_bytes(uint8_t* p, I32 a) {

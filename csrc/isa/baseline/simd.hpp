@@ -74,6 +74,8 @@ namespace {
 // How many rows and vectors of 16 a low-rank update holds in registers: 8 of 16 for the sums.
 constexpr int kUpdateRows = 2;
 constexpr int kUpdateVectors = 1;
+// From how many rows on it pays to copy the columns in work together.
+constexpr int kUpdateCopyRows = 16;
 
 // The low byte of each lane.
 FASTCONV_INLINE void store_bytes(uint8_t* p, I32 a) {

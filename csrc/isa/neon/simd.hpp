@@ -80,6 +80,8 @@ namespace {
 // How many rows and vectors of 16 a low-rank update holds in registers: 16 of 32 for the sums.
 constexpr int kUpdateRows = 4;
 constexpr int kUpdateVectors = 1;
+// From how many rows on it pays to copy the columns in work together.
+constexpr int kUpdateCopyRows = 16;
 
 // The low half of each lane.
 FASTCONV_INLINE int16x8_t narrow(int32x4_t a, int32x4_t b) { return vcombine_s16(vmovn_s32(a), vmovn_s32(b)); }
