@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastconv.convert import convert
+from fastconv import convert
 from tests.gguf.cases import LLAMA3_ROPE
 from tests.models import LlamaShape, write_hf
 

@@ -10,10 +10,9 @@ import gguf
 import numpy as np
 import pytest
 
-from fastconv import errors
+from fastconv import convert, errors
 from fastconv.architecture.hparams import Hyperparameters, RopeScaling
 from fastconv.architecture.rope import rope_factors
-from fastconv.convert import convert
 from tests.models import LlamaShape, write_hf
 
 

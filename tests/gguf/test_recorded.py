@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastconv.convert import convert
+from fastconv import convert
 from tests.gguf.cases import CASES, Case
 from tests.gguf.gguf_file import GgufFile
 
