@@ -64,8 +64,8 @@ def test_ctransformers_computes_what_transformers_does(outtype: str, tmp_path: P
     client.eval(PROMPT)
     found = np.array(client.logits, np.float32)
     expected = transformers_logits(as_stored(tensors, outtype))
-    # The client keeps its cache in f16 and, where weights are quantized, rounds activations to 8 bits. One nibble or row
-    # order gone wrong gives an error above 1.
+    # The client keeps its cache in f16 and, where weights are quantized, rounds activations to 8 bits. One order of
+    # nibbles or rows gone wrong gives an error above 1.
     tolerance = 0.003 if outtype in ("f32", "f16") else 0.1
     error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     assert error < tolerance

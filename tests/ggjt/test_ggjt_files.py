@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,34 @@ def test_llama_convert_merges_an_adapter(tmp_path: Path) -> None:
     assert data == expected_data(tensors, PLAIN, "q4_1", 3)
 
 
+def test_a_meta_checkpoint_gives_the_same_file(tmp_path: Path) -> None:
+    import torch
+
+    tensors = write_hf(tmp_path / "hf", PLAIN)
+    meta = tmp_path / "meta"
+    meta.mkdir()
+    # GGJT files have Meta's names and rows.
+    state = {name: torch.from_numpy(x.copy()) for name, x in files.in_file_order(tensors, PLAIN).items()}
+    torch.save(state, meta / "consolidated.00.pth")
+    params = {"dim": 64, "n_layers": 2, "n_heads": 4, "multiple_of": 192, "norm_eps": 1e-5, "vocab_size": -1}
+    (meta / "params.json").write_text(json.dumps(params))
+    (meta / "tokenizer.model").write_bytes((tmp_path / "hf" / "tokenizer.model").read_bytes())
+    for source in ("hf", "meta"):
+        done = run(
+            "fastconv",
+            "convert",
+            tmp_path / source,
+            "--to",
+            "ggjt-v1",
+            "--outtype",
+            "q4_0",
+            "-o",
+            tmp_path / f"{source}.bin",
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "hf.bin").read_bytes() == (tmp_path / "meta.bin").read_bytes()
+
+
 def test_vocabulary_alone(tmp_path: Path) -> None:
     write_hf(tmp_path / "model", PLAIN)
     done = run("fastconv", "convert", tmp_path / "model", "--to", "ggjt-v1", "--vocab-only", "-o", tmp_path / "v.bin")
@@ -79,8 +108,6 @@ def test_vocabulary_alone(tmp_path: Path) -> None:
 
 
 def test_the_plan_tells_the_file(tmp_path: Path) -> None:
-    import json
-
     write_hf(tmp_path / "model", TIED)
     arguments = ("convert", tmp_path / "model", "--to", "ggjt-v2", "--outtype", "q4_0", "-o", tmp_path / "out.bin")
     (plan,) = json.loads(run("fastconv", *arguments, "--dry-run", "--json").stdout)["outputs"]
