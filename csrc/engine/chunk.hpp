@@ -1,6 +1,7 @@
 // The division of jobs into chunks, what a thread takes on at a time, and of chunks into tiles, what fits its cache.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -40,6 +41,12 @@ void for_each_tile(const Tile& span, const TileShape& shape, Visit visit) {
   for (int64_t r = span.r0; r < span.r1; r += shape.n_rows)
     for (int64_t c = span.c0; c < span.c1; c += shape.n_cols)
       if (!visit(Tile{r, std::min(r + shape.n_rows, span.r1), c, std::min(c + shape.n_cols, span.c1)})) return;
+}
+
+// The tile after `tile`, empty after the last.
+inline Tile next_tile(const Tile& span, const TileShape& shape, const Tile& tile) {
+  if (tile.c1 < span.c1) return {tile.r0, tile.r1, tile.c1, std::min(tile.c1 + shape.n_cols, span.c1)};
+  return {tile.r1, std::min(tile.r1 + shape.n_rows, span.r1), span.c0, std::min(span.c0 + shape.n_cols, span.c1)};
 }
 
 }  // namespace fastconv

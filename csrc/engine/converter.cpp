@@ -9,8 +9,9 @@ namespace {
 
 // Output bytes gathered before a write.
 constexpr int64_t kWriteBytes = 256 << 10;
-// Elements encoded at a time, a multiple of every block: a large tile must not need as large a buffer.
-constexpr int64_t kEncodeElements = 64 << 10;
+// Elements encoded at a time, a multiple of every block. Between two such steps as much of the next tile is prefetched:
+// few enough lines to be fetched meanwhile.
+constexpr int64_t kEncodeElements = 1024;
 // Elements of a type without blocks that are encoded anew around a value that does not fit.
 constexpr int64_t kCopyGroup = 256;
 
@@ -41,6 +42,7 @@ void Converter::convert(PreparedJob& job, const Tile& chunk, const std::atomic<b
       if (policy_ != NonFinite::keep) fits = holds(rows_.data(), tile.elements(), job.max_abs);
       if (!fits && policy_ == NonFinite::error) report(job, tile);
     }
+    prefetch_after(job, chunk, tile);
     for (size_t i = 0; i < n_outputs; ++i) encode(job, tile, i, fits);
     return true;
   });
@@ -108,6 +110,7 @@ void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, 
   }
   for (int64_t i = 0; i < n; i += kEncodeElements) {
     const int64_t slice = std::min(kEncodeElements, n - i);
+    prefetcher_.advance(slice * job.element_bytes);
     encode_row(src + i, pending_[output].append(row_bytes(type, slice)), slice);
     if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
   }
@@ -129,6 +132,13 @@ void Converter::copy_clamped(const Tile& tile, Type type, std::byte* dst) {
 void Converter::clamp(const float* src, float* dst, int64_t n, double max_abs) const {
   const float limit = static_cast<float>(max_abs);
   for (int64_t i = 0; i < n; ++i) dst[i] = std::isnan(src[i]) ? 0.0f : std::clamp(src[i], -limit, limit);
+}
+
+void Converter::prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile) {
+  const Tile next = next_tile(chunk, job.division.tile, tile);
+  ranges_.clear();
+  job.source.memory_ranges(next.r0, next.r1, next.c0, next.c1, ranges_);
+  prefetcher_.aim(ranges_);
 }
 
 std::byte* Converter::Pending::append(int64_t n) {

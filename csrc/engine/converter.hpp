@@ -8,6 +8,7 @@
 #include <exception>
 #include <vector>
 
+#include "engine/prefetcher.hpp"
 #include "engine/prepared_job.hpp"
 #include "io/output_file.hpp"
 
@@ -48,6 +49,7 @@ class Converter {
   void encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits);
   void copy_clamped(const Tile& tile, Type type, std::byte* dst);
   void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
+  void prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile);
   void flush(const PreparedJob& job, size_t output);
 
   const std::vector<OutputFile>& files_;
@@ -56,6 +58,8 @@ class Converter {
   std::vector<float> rows_, clamped_;
   std::vector<Pending> pending_;
   Merger::Scratch scratch_;
+  Prefetcher prefetcher_;
+  std::vector<MemoryRange> ranges_;
 };
 
 }  // namespace fastconv

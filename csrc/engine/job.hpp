@@ -10,15 +10,15 @@
 
 namespace fastconv {
 
-class Storage;     // io/storage.hpp: a mapped input file, or bytes in memory that Python keeps alive
+class Storage;  // io/storage.hpp: a mapped input file, or bytes in memory that Python keeps alive
 
 // A strided rectangle of a storage and its place in the stored matrix; see python/fastconv/checkpoint/lazy_tensor.py.
 struct Piece {
   std::shared_ptr<Storage> storage;
   Type type;
-  int64_t offset;       // bytes
-  int64_t row_stride;   // elements
-  int64_t col_stride;   // elements
+  int64_t offset;      // bytes
+  int64_t row_stride;  // elements
+  int64_t col_stride;  // elements
   int64_t row, n_rows;
   int64_t col, n_cols;
 };
@@ -30,8 +30,8 @@ struct Source {
   std::vector<int64_t> rows;
 };
 
-// A low-rank update: + scale * B A. b: (n_rows, rank), a: (rank, n_cols). With a magnitude (n_rows, 1), DoRA: each row is
-// then rescaled to that norm (Liu et al. 2024, arXiv:2402.09353, eq. 5).
+// A low-rank update: + scale * B A. b: (n_rows, rank), a: (rank, n_cols). With a magnitude (n_rows, 1), DoRA: each row
+// is then rescaled to that norm (Liu et al. 2024, arXiv:2402.09353, eq. 5).
 struct Delta {
   Source b, a;
   float scale;
@@ -39,9 +39,9 @@ struct Delta {
 };
 
 struct Output {
-  int file;         // index into the run's files
+  int file;  // index into the run's files
   Type type;
-  int64_t offset;   // bytes from the file's start to the tensor's first block
+  int64_t offset;  // bytes from the file's start to the tensor's first block
 };
 
 // One tensor: decode rows, apply the deltas one after the other, encode into every output.

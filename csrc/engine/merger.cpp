@@ -1,5 +1,6 @@
 #include "engine/merger.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <numeric>
@@ -99,7 +100,7 @@ void Merger::account(int64_t r0, int64_t r1, const float* rows, Scratch& scratch
       delta_squares_[r0 + r] = kernels_.sum_of_squares(scratch.base.data() + r * n_cols_, n_cols_);
     return;
   }
-  std::vector<double> b(rank_);
+  std::vector<double> b(rank_), product(rank_);
   for (int64_t r = 0; r < n; ++r) {
     const float* src = scratch.b.data();
     int64_t at = 0;
@@ -109,14 +110,12 @@ void Merger::account(int64_t r0, int64_t r1, const float* rows, Scratch& scratch
       src += n * rank;
       at += rank;
     }
-    double sum = 0;
+    std::fill(product.begin(), product.end(), 0.0);
     for (int64_t i = 0; i < rank_; ++i) {
       const double* gram = gram_.data() + i * rank_;
-      double below = 0;
-      for (int64_t j = 0; j < i; ++j) below += gram[j] * b[j];
-      sum += b[i] * (2 * below + gram[i] * b[i]);
+      for (int64_t j = 0; j < rank_; ++j) product[j] += b[i] * gram[j];
     }
-    delta_squares_[r0 + r] = sum;
+    delta_squares_[r0 + r] = std::inner_product(product.begin(), product.end(), b.begin(), 0.0);
   }
 }
 

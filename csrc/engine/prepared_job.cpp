@@ -25,6 +25,7 @@ PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t t
   if (!job.deltas.empty()) merger = std::make_unique<Merger>(job.deltas, job.source.n_rows, job.source.n_cols, kernels);
   if (tile_bytes == 0) tile_bytes = merger ? kMergedTileBytes : kTileBytes;
   division = divide(source, merger != nullptr, tile_bytes);
+  element_bytes = (source.row_bytes() - 1) / std::max<int64_t>(source.n_cols(), 1) + 1;
   max_abs = std::numeric_limits<double>::max();
   for (const Output& output : job.outputs) {
     copies.push_back(!merger && source.stored_as(output.type));

@@ -24,7 +24,8 @@ struct PreparedJob {
   Division division;
   // Per output: already stored in its type, so the bytes go over as they are.
   std::vector<bool> copies;
-  double max_abs;  // the least of the outputs'
+  int64_t element_bytes;  // stored, rounded up
+  double max_abs;         // the least of the outputs'
   std::atomic<int64_t> chunks_left{0};
   std::optional<DeltaStats> stats;
 };

@@ -173,6 +173,17 @@ const std::byte* SourceReader::contiguous(int64_t r0, int64_t r1, int64_t c0, in
   return piece.col_stride == 1 && c1 <= piece.n_cols ? element(piece, 0, c0) : nullptr;
 }
 
+void SourceReader::memory_ranges(int64_t r0, int64_t r1, int64_t c0, int64_t c1,
+                                 std::vector<MemoryRange>& ranges) const {
+  for_each_rectangle(r0, r1, c0, c1,
+                     [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
+                       if (piece.col_stride != 1) return;
+                       if (n_cols == piece.row_stride) n_cols *= n_rows, n_rows = 1;
+                       for (int64_t i = 0; i < n_rows; ++i)
+                         ranges.push_back({element(piece, row + i, col), fastconv::row_bytes(piece.type, n_cols)});
+                     });
+}
+
 int64_t SourceReader::stored_bytes(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const {
   int64_t bytes = 0;
   for_each_rectangle(r0, r1, c0, c1,

@@ -18,6 +18,12 @@ struct FileRange {
   int64_t begin, end;
 };
 
+// Bytes that follow one another in memory.
+struct MemoryRange {
+  const std::byte* data;
+  int64_t size;
+};
+
 class SourceReader {
  public:
   // source: validated. Rows that lie one after the other in one piece are held as a single long row (`folded`), which
@@ -43,6 +49,9 @@ class SourceReader {
 
   // Where those elements lie one after the other in memory, nullptr if they do not.
   const std::byte* contiguous(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const;
+
+  // Appends where they lie, in the order of reading; nothing of strided pieces.
+  void memory_ranges(int64_t r0, int64_t r1, int64_t c0, int64_t c1, std::vector<MemoryRange>& ranges) const;
 
   // Stored bytes of those elements.
   int64_t stored_bytes(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const;
