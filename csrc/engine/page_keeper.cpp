@@ -48,6 +48,12 @@ void PageKeeper::finish(size_t chunk) {
     while (all_done_ < done_.size() && done_[all_done_]) ++all_done_;
     end = all_done_;
   }
+  // An earlier chunk may be held up for long, by a slow disk say.
+  if (begin == end) return release(chunk, chunk + 1);
+  release(begin, end);
+}
+
+void PageKeeper::release(size_t begin, size_t end) const {
   std::vector<FileRange> spent;
   for (size_t i = begin; i < end; ++i) {
     // A columnar chunk gave its pages back as it walked.

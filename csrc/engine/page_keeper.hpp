@@ -1,5 +1,5 @@
 // Keeps the mapped input's pages at hand and no longer: reads ahead of the run when the cache is cold, enters a chunk's
-// pages together, gives them back once everything up to them is done. It must not know what is done with them.
+// pages together, gives them back when it is done. It must not know what is done with them.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +32,8 @@ class PageKeeper {
  private:
   std::vector<FileRange> ranges(size_t chunk) const;
   void look_ahead(size_t chunk);
+  // The pages of chunks [begin, end).
+  void release(size_t begin, size_t end) const;
 
   const std::vector<std::unique_ptr<PreparedJob>>& jobs_;
   const std::vector<Chunk>& chunks_;
@@ -39,7 +41,8 @@ class PageKeeper {
   std::mutex ahead_mutex_;
   size_t ahead_ = 0;  // chunks whose pages are cached or asked for
 
-  // Chunks end out of order, and neighbours share pages. So pages are given back up to the first chunk not yet done.
+  // Chunks end out of order and neighbours share pages, so a chunk that gives its pages back may see the edges mapped
+  // again by its neighbours. Once all chunks before one are done too, it gives them back for good.
   std::mutex done_mutex_;
   std::vector<bool> done_;
   size_t all_done_ = 0;
