@@ -82,6 +82,8 @@ def test_import_is_light() -> None:
 
 def test_help_is_light() -> None:
     code = "import fastconv.cli, contextlib\nwith contextlib.suppress(SystemExit): fastconv.cli.main(['--help'])"
-    script = f"import sys, io\nout, sys.stdout = sys.stdout, io.StringIO()\n{code}\nsys.stdout = out\nprint(*sys.modules)"
+    script = (
+        f"import sys, io\nout, sys.stdout = sys.stdout, io.StringIO()\n{code}\nsys.stdout = out\nprint(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not {"numpy", "torch", "gguf", "tqdm"} & set(done.stdout.split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def dequantize(blocks: np.ndarray | torch.Tensor, type: str, *, threads: int | N
     if info is None or not info.decodes:
         raise UsageError("unknown type", found=type, expected=", ".join(n for n, t in TYPES.items() if t.decodes))
     as_torch = _is_torch(blocks)
-    data = blocks.numpy() if as_torch else np.asarray(blocks)
+    data: np.ndarray = blocks.numpy() if _is_torch(blocks) else np.asarray(blocks)
     if data.dtype != np.uint8 or data.ndim == 0 or data.shape[-1] % info.block_bytes:
         raise UsageError(
             f"blocks of {info.name} must be uint8 with whole blocks in a row",
@@ -82,9 +82,9 @@ def _encodable(type_name: str) -> _native.TypeInfo:
     return info
 
 
-def _is_torch(array: object) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
+def _is_torch(array: object) -> TypeGuard[torch.Tensor]:
+    module = sys.modules.get("torch")
+    return module is not None and isinstance(array, module.Tensor)
 
 
 def _source(array: Any) -> tuple[np.ndarray, str, bool]:

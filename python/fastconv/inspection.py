@@ -27,8 +27,11 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """kind: "checkpoint", "adapter", "gguf" or "ggjt". hyperparameters: under fastconv's names where the architecture is
-    known, else as stored. vocabulary: its kind and size. metadata: what the file holds beside tensors."""
+    """kind: "checkpoint", "adapter", "gguf" or "ggjt".
+
+    hyperparameters: under fastconv's names where the architecture is known, else as stored. vocabulary: its kind and
+    size. metadata: what the file holds beside tensors. notes: what a conversion would trip over.
+    """
 
     path: str
     kind: str

@@ -22,7 +22,9 @@ VOCABULARY_KINDS = ("spm", "bpe")
 
 @dataclass(frozen=True, slots=True)
 class ConvertRequest:
-    """source: directory or file. outtypes: file types, or ("auto",). outfile: None: beside the input; holds {type} where
+    """The options of one conversion.
+
+    source: directory or file. outtypes: file types, or ("auto",). outfile: None: beside the input; holds {type} where
     several types are asked for. adapters: (path, scale). threads: None: all CPUs this process may use. n_ctx: context
     length, None: as the source says. vocab_dir: None: beside the source. vocab_kind: None: detected.
 

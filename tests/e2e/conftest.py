@@ -105,7 +105,7 @@ def write_adapter(
 
 
 def merged(weight: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float) -> np.ndarray:
-    """The documented sum: over the rank in order, every product and sum rounded to float32, then one multiply and add."""
+    """The documented sum: over the rank in order, every product and sum rounded to float32, then scaled and added."""
     total = np.zeros_like(weight)
     for r in range(a.shape[0]):
         total += b[:, r : r + 1] * a[r]
