@@ -148,7 +148,7 @@ def write_hf(
 
 @functools.cache
 def spm_model(n_vocab: int) -> bytes:
-    """A SentencePiece BPE model with LLaMA's special and byte pieces, trained on made-up words. n_vocab: at least 300."""
+    """A SentencePiece BPE model with LLaMA's special and byte pieces, trained on made-up words. n_vocab: from 300."""
     import sentencepiece
 
     rng = np.random.default_rng(7)

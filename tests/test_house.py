@@ -13,7 +13,7 @@ import fastconv
 
 PACKAGE = Path(fastconv.__file__).parent
 
-# Left to right, as data flows; rooms of one rank do not import one another. Whatever is not listed may be imported by all.
+# Left to right, as data flows; rooms of one rank do not import one another. All may import what is not listed.
 RANKS = {
     "checkpoint": 0,
     "architecture": 1,

@@ -8,6 +8,7 @@
 
 namespace fastconv {
 
+// clang-format off
 enum class Type : uint8_t {
   f32, f16, bf16, f64, f8_e4m3, f8_e5m2,
   q8_0, q5_1, q5_0, q4_1, q4_0, q6_k,
@@ -17,6 +18,7 @@ enum class Type : uint8_t {
   i8, i16, i32, i64, u8, boolean,
   count
 };
+// clang-format on
 
 inline constexpr size_t kTypeCount = static_cast<size_t>(Type::count);
 
@@ -25,8 +27,8 @@ struct TypeInfo {
   int ggml_type;          // id in GGUF and GGJT tensor records, -1: never stored there by today's ggml
   int block_size;         // elements
   int block_bytes;
-  double max_abs;         // a finite element no larger than this never overflows the type; 0: cannot be encoded
-  bool decodes;           // to f32
+  double max_abs;  // a finite element no larger than this never overflows the type; 0: cannot be encoded
+  bool decodes;    // to f32
 };
 
 const TypeInfo& type_info(Type type);

@@ -105,7 +105,7 @@ def dequantize(blocks: np.ndarray, type: str, threads: int = 1, isa: str = "") -
     """blocks: uint8 (n_rows, row bytes), C-contiguous -> float32 (n_rows, n_cols)."""
 
 def quantize_into(x: np.ndarray, type: str, out: np.ndarray, isa: str = "", repeats: int = 1) -> None:
-    """Encodes x (float32) over out (uint8), both C-contiguous of any shape, `repeats` times: for tests and benchmarks."""
+    """Encodes x (float32) over out (uint8), both C-contiguous, `repeats` times: for tests and benchmarks."""
 
 def dequantize_into(blocks: np.ndarray, type: str, out: np.ndarray, isa: str = "", repeats: int = 1) -> None:
     """Decodes blocks (uint8) over out (float32), both C-contiguous of any shape, `repeats` times."""

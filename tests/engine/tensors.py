@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
 from fastconv import _native
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor

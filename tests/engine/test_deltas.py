@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor
-
 from tests.engine.tensors import Disk, in_memory, job, values
 
 

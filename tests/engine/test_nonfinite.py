@@ -7,10 +7,10 @@ import os
 import ml_dtypes
 import numpy as np
 import pytest
+
 from fastconv import engine
 from fastconv.adapter.delta import LoraDelta
 from fastconv.errors import NonFiniteError
-
 from tests.engine.tensors import Disk, in_memory, job, values
 
 BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}

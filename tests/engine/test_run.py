@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fastconv import _native, engine
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
 from fastconv.plan.job import TensorJob
-
 from tests.engine.tensors import Disk, in_memory, job, values
 
 SHAPES = [(1, 64), (512, 256), (3, 300000), (64, 64), (1, 1_000_000), (700, 96), (0, 32), (2, 0)]

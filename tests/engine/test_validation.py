@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fastconv import _native
 from fastconv.engine import _native_job
-
 from tests.engine.tensors import in_memory, job, values
 
 STORAGE = np.zeros(1024, np.uint8)

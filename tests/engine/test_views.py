@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastconv.checkpoint.lazy_tensor import LazyTensor
-from fastconv.checkpoint.storage import FileStorage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.storage import FileStorage
 from tests.engine.tensors import DTYPES, Disk, in_memory, job, values
 
 

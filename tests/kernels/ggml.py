@@ -8,6 +8,7 @@ import importlib.metadata
 from pathlib import Path
 
 import numpy as np
+
 from fastconv import _native
 
 TYPES = {info.name: info for info in _native.types()}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fastconv import _native
 
+from fastconv import _native
 from tests.kernels import ggml
 from tests.oracle import blocks as oracle
 

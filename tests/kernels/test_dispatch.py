@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from fastconv import _native
 
 PROGRAM = "from fastconv import _native; print(_native.isa())"

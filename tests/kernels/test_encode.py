@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fastconv import _native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fastconv import _native
 from tests.kernels import ggml, rows
 from tests.oracle import blocks as oracle
 

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from fastconv import _native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastconv import _native
 from tests.oracle import merge as oracle
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastconv import _native
 
+from fastconv import _native
 from tests.kernels import ggml, rows
 from tests.kernels.test_decode import random_blocks
 

@@ -120,7 +120,9 @@ def _open(files: TokenizerFiles) -> Tokenizer:
     model = (files.object(TOKENIZER_JSON) or {}).get("model")
     model_type = model.get("type") if isinstance(model, dict) else None
     if model_type != "BPE":
-        raise VocabularyError("holds another kind of model than LLaMA's", file=path, found=str(model_type), expected="BPE")
+        raise VocabularyError(
+            "holds another kind of model than LLaMA's", file=path, found=str(model_type), expected="BPE"
+        )
     try:
         tokenizer = Tokenizer.from_file(path)
     except Exception as error:
