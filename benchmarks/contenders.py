@@ -35,17 +35,17 @@ CASES = [
 
 @dataclass(frozen=True)
 class Bench:
-    """Where things are. llama_cpp: its source tree and the folder of its built tools, if it takes part."""
+    """Where things are. python: the interpreter with fastconv, and of the NumPy path. llama_cpp: its source tree and the folder of its built tools, if it takes part."""
 
     model: Path
     adapter: Path
     scratch: Path
-    fastconv: list[str]
+    python: Path
     threads: int
     llama_cpp: tuple[Path, Path] | None = None
 
     def fastconv_commands(self, case: Case, outfile: Path) -> list[list[str]]:
-        command = [*self.fastconv, "convert", self.model, "--outtype", case.type, "--outfile", outfile]
+        command = [self.python, "-m", "fastconv", "convert", self.model, "--outtype", case.type, "--outfile", outfile]
         command += ["--concurrency", self.threads, "--quiet"]
         return [_strings(command + (["--lora", self.adapter] if case.lora else []))]
 
@@ -54,7 +54,7 @@ class Bench:
         return [_strings([self.scratch / "floor", self.threads, source, outfile, output_bytes, int(sync)])]
 
     def numpy_commands(self, case: Case, outfile: Path, *options: str) -> list[list[str]]:
-        command = [sys.executable, HERE / "numpy_path.py", self.model, outfile, case.type, *options]
+        command = [self.python, HERE / "numpy_path.py", self.model, outfile, case.type, *options]
         return [_strings(command + (["--lora", self.adapter] if case.lora else []))]
 
     def llama_cpp_commands(self, case: Case, outfile: Path) -> list[list[str]]:

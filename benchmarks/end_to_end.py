@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path("build/benchmark"), help="models and outputs; 8 GB")
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--fastconv", default=f"{sys.executable} -m fastconv", help="the command to measure")
+    parser.add_argument("--python", type=Path, default=sys.executable, help="an interpreter with fastconv alone")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9, help="of fastconv and the floor")
     parser.add_argument("--slow-rounds", type=int, default=3, help="of all others")
@@ -121,7 +120,7 @@ def main() -> None:
         model=make_model(arguments.directory / f"model-{size}", shape),
         adapter=make_adapter(arguments.directory / f"adapter-{size}", shape),
         scratch=arguments.directory,
-        fastconv=shlex.split(arguments.fastconv),
+        python=arguments.python,
         threads=arguments.threads,
         llama_cpp=tuple(arguments.llama_cpp) if arguments.llama_cpp else None,
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path("build/benchmark"), help="models and outputs; 20 GB")
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--fastconv", default=f"{sys.executable} -m fastconv")
+    parser.add_argument("--python", type=Path, default=sys.executable, help="an interpreter with fastconv alone")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true")
@@ -39,7 +38,7 @@ def main() -> None:
             model=make_model(arguments.directory / f"model-{suffix}", shape),
             adapter=make_adapter(arguments.directory / f"adapter-{suffix}", shape),
             scratch=arguments.directory,
-            fastconv=shlex.split(arguments.fastconv),
+            python=arguments.python,
             threads=arguments.threads,
         )
         warm(bench.model)

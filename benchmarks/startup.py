@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -16,14 +15,14 @@ def main() -> None:
     """Write results/startup.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--fastconv", default=f"{sys.executable} -m fastconv")
+    parser.add_argument("--python", type=Path, default=sys.executable, help="an interpreter with fastconv alone")
     parser.add_argument("--rounds", type=int, default=21)
     arguments = parser.parse_args()
     result: dict = {"machine": machine(), "commands": {}}
     for options in ("--help", "convert --help"):
         samples = Samples()
         for _ in range(arguments.rounds):
-            seconds, peak = run_once([*shlex.split(arguments.fastconv), *options.split()])
+            seconds, peak = run_once([arguments.python, "-m", "fastconv", *options.split()])
             samples.seconds.append(seconds)
             samples.peak_rss.append(peak)
         result["commands"][f"fastconv {options}"] = samples.summary()
