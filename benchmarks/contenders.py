@@ -35,7 +35,11 @@ CASES = [
 
 @dataclass(frozen=True)
 class Bench:
-    """Where things are. python: the interpreter with fastconv, and of the NumPy path. llama_cpp: its source tree and the folder of its built tools, if it takes part."""
+    """Where things are.
+
+    python: the interpreter with fastconv, also of the NumPy path. llama_cpp: its source tree and the folder of its built
+    tools, if it takes part.
+    """
 
     model: Path
     adapter: Path

@@ -123,7 +123,7 @@ def main() -> None:
         before, rest = README.read_text().split(BEGIN)
         after = rest.split(END)[1]
         image = "![Seconds per conversion](benchmarks/results/chart.png)"
-        command = "`make benchmark` measures it anew; `BENCHMARK_FLAGS="--llama-cpp SOURCE BIN"` adds llama.cpp."
+        command = '`make benchmark` measures it anew; `BENCHMARK_FLAGS="--llama-cpp SOURCE BIN"` adds llama.cpp.'
         README.write_text(f"{before}{BEGIN}\n{image}\n\n{text}\n\n{command}\n{END}{after}")
 
 
