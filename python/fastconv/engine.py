@@ -118,12 +118,15 @@ def _non_finite(
     job = jobs[index]
     if job.source.rows is not None:
         row = int(job.source.rows[row])  # the file's own row, as the name is the file's own
+    storage = next(
+        p.storage for p in job.source.pieces if p.row <= row < p.row + p.n_rows and p.col <= column < p.col + p.n_cols
+    )
     overflows = math.isfinite(value)
     merged = " after the merge" if job.deltas else ""
     return NonFiniteError(
         f"row {row}, column {column} is {value:.9g}{merged}"
         + (f", which overflows {type_name} (largest {TYPES[type_name].max_abs:.9g})" if overflows else ""),
-        file=", ".join(job.source.files) or None,
+        file=storage.path,
         tensor=job.source_name,
         fix="use --nonfinite clamp or --nonfinite keep to convert it all the same",
     )

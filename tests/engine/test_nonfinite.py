@@ -10,6 +10,7 @@ import pytest
 
 from fastconv import engine
 from fastconv.adapter.delta import LoraDelta
+from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import NonFiniteError
 from tests.engine.tensors import Disk, in_memory, job, values
 
@@ -38,11 +39,19 @@ def test_refused_with_its_place(disk: Disk, bad: str, types: tuple[str, ...]) ->
     assert tensor.files[0] in message
 
 
-def test_place_counts_rows_as_drawn(disk: Disk) -> None:
+def test_place_counts_rows_as_stored(disk: Disk) -> None:
     array = values((8, 64), "bf16")
     array[3, 5] = np.nan
     index = np.array([7, 6, 5, 4, 3, 2, 1, 0])
-    assert "row 4, column 5" in refusal(disk, job(disk.put(array).with_rows(index), "f32"))
+    assert "row 3, column 5" in refusal(disk, job(disk.put(array).with_rows(index), "f32"))
+
+
+def test_only_the_file_that_holds_it_is_named(disk: Disk) -> None:
+    parts = [values((8, 64), "bf16", seed) for seed in range(3)]
+    parts[1][3, 5] = np.nan
+    tensors = [disk.put(part) for part in parts]
+    message = refusal(disk, job(LazyTensor.joined("joined", tensors, 1), "f32"))
+    assert message.startswith(f"{tensors[1].files[0]}: tensor joined: row 3, column 69 is nan")
 
 
 def test_the_first_of_many_is_named(disk: Disk) -> None:
