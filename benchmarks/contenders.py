@@ -37,8 +37,8 @@ CASES = [
 class Bench:
     """Where things are.
 
-    python: the interpreter with fastconv, also of the NumPy path. llama_cpp: its source tree and the folder of its built
-    tools, if it takes part.
+    python: the interpreter with fastconv, also of the NumPy path. llama_cpp: its source tree and the folder of its
+    built tools, if it takes part.
     """
 
     model: Path
