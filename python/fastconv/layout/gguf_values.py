@@ -6,7 +6,7 @@ Source of the layout: ggml, docs/gguf.md (version 3, little-endian). Imports ggu
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -52,26 +52,24 @@ def encode_value(value_type: GGUFValueType, value: Any) -> bytes:
 
 
 def _array(values: Sequence[Any]) -> bytes:
-    first = values[0]
-    if not all(isinstance(value, type(first)) or isinstance(first, type(value)) for value in values):
-        raise TypeError(f"{values!r} mixes types")
-    if isinstance(first, str | bytes):
+    found = set(map(type, values))
+    if found == {bytes} or found == {str}:
         return _array_head(GGUFValueType.STRING, values) + _strings(values)
-    if isinstance(first, bool):
+    if found == {bool}:
         return _array_head(GGUFValueType.BOOL, values) + bytes(values)
-    if isinstance(first, float):
+    if found == {float}:
         return _array_head(GGUFValueType.FLOAT32, values) + np.array(values, dtype="<f4").tobytes()
-    if isinstance(first, int):
+    if bool not in found and all(issubclass(element, int) for element in found):
         return _array_head(GGUFValueType.INT32, values) + np.array(values, dtype="<i4").tobytes()
-    raise TypeError(f"an array cannot hold {first!r}")
+    raise TypeError(f"an array cannot hold {', '.join(sorted(element.__name__ for element in found))}")
 
 
 def _array_head(element_type: GGUFValueType, values: Sequence[Any]) -> bytes:
     return struct.pack("<IQ", element_type, len(values))
 
 
-def _strings(values: Iterable[str | bytes]) -> bytes:
-    encoded = [value.encode() if isinstance(value, str) else value for value in values]
-    lengths = np.fromiter(map(len, encoded), dtype="<u8", count=len(encoded)).tobytes()
-    prefixes = [lengths[at : at + 8] for at in range(0, len(lengths), 8)]
+def _strings(values: Sequence[str] | Sequence[bytes]) -> bytes:
+    encoded = [value if isinstance(value, bytes) else value.encode() for value in values]
+    lengths = np.fromiter(map(len, encoded), dtype="<u8", count=len(encoded))
+    prefixes = lengths.view("V8").tolist()
     return b"".join(chain.from_iterable(zip(prefixes, encoded, strict=True)))

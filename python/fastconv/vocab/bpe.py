@@ -71,15 +71,16 @@ def read_byte_pairs(files: TokenizerFiles, n_vocab: int) -> BytePairs:
     cleans_up = bool((files.object("tokenizer_config.json") or {}).get("clean_up_tokenization_spaces"))
     tokens = [f"[PAD{token_id}]" for token_id in range(n_vocab)]
     types = [int(TokenType.UNUSED)] * n_vocab
+    normal = int(TokenType.NORMAL)
     for text, token_id in ids.items():
         tokens[token_id] = text
-        types[token_id] = TokenType.NORMAL
+        types[token_id] = normal
     for token_id, token in added.items():
         if ids.get(token.content) == token_id:
             text = token.content if token.normalized else _normalized(tokenizer, token.content, cleans_up)
             tokens[token_id], types[token_id] = added_token_type(text, token.special)
     n_base = tokenizer.get_vocab_size(with_added_tokens=False)
-    return BytePairs([text.encode() for text in tokens], types, n_base, pre, _merges(files))
+    return BytePairs(list(map(str.encode, tokens)), types, n_base, pre, _merges(files))
 
 
 def read_sentencepiece_like(files: TokenizerFiles, n_vocab: int) -> Pieces:
@@ -234,8 +235,9 @@ def _token_ids(tokenizer: Tokenizer, files: TokenizerFiles, n_vocab: int) -> dic
     ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     if not ids:
         raise VocabularyError("holds no tokens", file=files.path(TOKENIZER_JSON))
-    text, largest = max(ids.items(), key=lambda item: item[1])
+    largest = max(ids.values())
     if largest >= n_vocab:
+        text = next(text for text, token_id in ids.items() if token_id == largest)
         raise VocabularyError(
             f"is larger than the model's embedding: token {text!r} has an id that it does not have",
             file=files.path(TOKENIZER_JSON),
@@ -282,7 +284,7 @@ def _merges(files: TokenizerFiles) -> list[str]:
     path = files.path(TOKENIZER_JSON)
     merges = (files.object(TOKENIZER_JSON) or {})["model"].get("merges")
     if isinstance(merges, list) and merges:
-        if all(isinstance(pair, str) for pair in merges):
+        if set(map(type, merges)) == {str}:
             return merges
         if all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair) for pair in merges):
             return [_pair(*pair) for pair in merges]

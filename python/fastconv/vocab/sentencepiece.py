@@ -6,6 +6,7 @@ Source of the rules: llama.cpp b11434, conversion/base.py (_create_vocab_sentenc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from fastconv.errors import VocabularyError
@@ -93,10 +94,9 @@ def _model_pieces(files: TokenizerFiles) -> Pieces:
         (TokenType.CONTROL, processor.IsControl),
         (TokenType.UNKNOWN, processor.IsUnknown),
     ):
-        for token_id, is_such in enumerate(has_type(ids)):
-            if is_such:
-                types[token_id] = token_type
-    tokens = [piece.encode() for piece in processor.IdToPiece(ids)]
+        for token_id in compress(ids, has_type(ids)):
+            types[token_id] = token_type
+    tokens = list(map(str.encode, processor.IdToPiece(ids)))
     return Pieces(tokens, processor.GetScore(ids), types, len(ids))
 
 
