@@ -16,13 +16,13 @@ Array = np.ndarray
 
 def to_int(x: Array) -> Array:
     """Towards zero; 0 for NaN and what an int32 cannot hold: the low byte that x86 gives, undefined in C."""
-    return np.where(np.abs(x) < 2.0**31, np.trunc(x), 0).astype(np.int64)
+    return np.where(np.abs(x) < 2.0**31, x, F32(0)).astype(np.int32)
 
 
 def round_away(x: Array) -> Array:
-    """roundf: half away from zero. In float64, where adding one half is exact."""
-    wide = x.astype(np.float64)
-    return to_int(np.copysign(np.floor(np.abs(wide) + 0.5), wide))
+    """roundf: half away from zero. The fraction is exact."""
+    whole = np.trunc(x)
+    return to_int(whole + np.copysign(np.abs(x - whole) >= F32(0.5), x))
 
 
 def inverse(d: Array) -> Array:

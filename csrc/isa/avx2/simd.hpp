@@ -119,9 +119,9 @@ FASTCONV_INLINE void store_f16(void* p, F32 a) {
 }
 FASTCONV_INLINE float f16_to_f32(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
 
-// Lane i of the result is op over the lanes of rows[i].
-template <class Op>
-FASTCONV_INLINE F32 fold_rows(const F32 (&rows)[16], Op op) {
+// Lane i of the result is op over the lanes of row(i).
+template <class Row, class Op>
+FASTCONV_INLINE F32 fold_rows(Row row, Op op) {
   const auto pairs = [op](__m256 a, __m256 b) {
     const __m256d x = _mm256_castps_pd(a), y = _mm256_castps_pd(b);
     return op(_mm256_castpd_ps(_mm256_unpacklo_pd(x, y)), _mm256_castpd_ps(_mm256_unpackhi_pd(x, y)));
@@ -132,7 +132,7 @@ FASTCONV_INLINE F32 fold_rows(const F32 (&rows)[16], Op op) {
     __m256 u[4];
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      const F32 &top = rows[8 * g + k], &low = rows[8 * g + 4 + k];
+      const F32 top = row(8 * g + k), low = row(8 * g + 4 + k);
       const __m256 a = op(top.r[0], top.r[1]), b = op(low.r[0], low.r[1]);
       u[k] = op(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
     }

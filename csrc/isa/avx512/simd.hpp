@@ -104,13 +104,13 @@ FASTCONV_INLINE void store_f16(void* p, F32 a) {
 }
 FASTCONV_INLINE float f16_to_f32(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
 
-// Lane i of the result is op over the lanes of rows[i].
-template <class Op>
-FASTCONV_INLINE F32 fold_rows(const F32 (&rows)[16], Op op) {
+// Lane i of the result is op over the lanes of row(i).
+template <class Row, class Op>
+FASTCONV_INLINE F32 fold_rows(Row row, Op op) {
   __m512 u[4];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) {
-    const __m512 a = rows[k].r[0], b = rows[4 + k].r[0], c = rows[8 + k].r[0], d = rows[12 + k].r[0];
+    const __m512 a = row(k).r[0], b = row(4 + k).r[0], c = row(8 + k).r[0], d = row(12 + k).r[0];
     const __m512 ab = op(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
     const __m512 cd = op(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
     // Quarter q now belongs to row 4 q + k.

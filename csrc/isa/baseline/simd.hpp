@@ -139,9 +139,9 @@ FASTCONV_INLINE void store_f16(void* p, F32 a) {
 }
 FASTCONV_INLINE float f16_to_f32(uint16_t h) { return _mm_cvtss_f32(f32_of_f16(splat(static_cast<int32_t>(h))).r[0]); }
 
-// Lane i of the result is op over the lanes of rows[i].
-template <class Op>
-FASTCONV_INLINE F32 fold_rows(const F32 (&rows)[16], Op op) {
+// Lane i of the result is op over the lanes of row(i).
+template <class Row, class Op>
+FASTCONV_INLINE F32 fold_rows(Row row, Op op) {
   const auto pairs = [op](__m128 a, __m128 b) { return op(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a)); };
   F32 out;
 #pragma GCC unroll 4
@@ -149,8 +149,8 @@ FASTCONV_INLINE F32 fold_rows(const F32 (&rows)[16], Op op) {
     __m128 u[4];
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      const F32& row = rows[4 * g + k];
-      u[k] = op(op(row.r[0], row.r[1]), op(row.r[2], row.r[3]));
+      const F32 all = row(4 * g + k);
+      u[k] = op(op(all.r[0], all.r[1]), op(all.r[2], all.r[3]));
     }
     const __m128 v = pairs(u[0], u[1]), w = pairs(u[2], u[3]);
     out.r[g] = op(_mm_shuffle_ps(v, w, 0x88), _mm_shuffle_ps(v, w, 0xDD));

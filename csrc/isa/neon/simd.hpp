@@ -132,9 +132,9 @@ FASTCONV_INLINE float f16_to_f32(uint16_t h) {
   return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))), 0);
 }
 
-// Lane i of the result is op over the lanes of rows[i].
-template <class Op>
-FASTCONV_INLINE F32 fold_rows(const F32 (&rows)[16], Op op) {
+// Lane i of the result is op over the lanes of row(i).
+template <class Row, class Op>
+FASTCONV_INLINE F32 fold_rows(Row row, Op op) {
   const auto pairs = [op](float32x4_t a, float32x4_t b) { return op(vuzp1q_f32(a, b), vuzp2q_f32(a, b)); };
   F32 out;
 #pragma GCC unroll 4
@@ -142,8 +142,8 @@ FASTCONV_INLINE F32 fold_rows(const F32 (&rows)[16], Op op) {
     float32x4_t u[4];
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      const F32& row = rows[4 * g + k];
-      u[k] = op(op(row.r[0], row.r[1]), op(row.r[2], row.r[3]));
+      const F32 all = row(4 * g + k);
+      u[k] = op(op(all.r[0], all.r[1]), op(all.r[2], all.r[3]));
     }
     out.r[g] = pairs(pairs(u[0], u[1]), pairs(u[2], u[3]));
   }
