@@ -126,3 +126,17 @@ def test_live_converter_writes_the_same(tmp_path: Path) -> None:
     subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True)
     convert(tmp_path / "model", ours, outtype="bf16")
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_command_line_leaves_mistral_common_alone(tmp_path: Path) -> None:
+    """gguf imports it where it is installed, which takes longer than a conversion."""
+    pytest.importorskip("mistral_common")
+    write_hf(tmp_path / "model")
+    arguments = ["convert", str(tmp_path / "model"), "-o", str(tmp_path / "out.gguf"), "--quiet"]
+    code = (
+        "import sys, fastconv.cli\n"
+        f"code = fastconv.cli.main({arguments!r})\n"
+        "print(code, 'gguf' in sys.modules, any(name.startswith('mistral_common') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-3:] == ["0", "True", "False"], done.stderr

@@ -83,7 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from fastconv.cli import report
     from fastconv.conversion import execute, prepare
+    from fastconv.layout.gguf_package import import_gguf_alone
 
+    if TARGETS[request.to][0] == "gguf":
+        import_gguf_alone()
     prepared = prepare(request)
     if arguments.dry_run:
         print(report.plan_json(prepared) if arguments.json else report.plan_text(prepared))
