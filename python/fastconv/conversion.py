@@ -66,6 +66,7 @@ class Preparation:
 
 def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
+    engine.instruction_set()
     model = canonical_model(open_checkpoint(request.source), request.n_ctx)
     adapted = attach_adapters(model, request.adapters)
     model = replace(model, hparams=adapted.hparams)

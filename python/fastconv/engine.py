@@ -12,7 +12,7 @@ from fastconv import _native
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage
-from fastconv.errors import CheckpointError, NonFiniteError
+from fastconv.errors import CheckpointError, NonFiniteError, UsageError
 from fastconv.plan.job import TensorJob
 from fastconv.types import TYPES
 
@@ -68,6 +68,14 @@ def run(
 def input_bytes(jobs: Sequence[TensorJob]) -> int:
     """Stored bytes of all that the jobs read, adapters aside; a row that is drawn twice counts twice."""
     return sum(_stored_bytes(job.source) for job in jobs)
+
+
+def instruction_set() -> str:
+    """The instruction set in use. Raises UsageError if FASTCONV_ISA names one that is unknown or not to be had here."""
+    try:
+        return _native.isa()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def default_threads() -> int:

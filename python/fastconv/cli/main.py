@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from fastconv.errors import FastconvError
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that temporary files are removed. args: (signal number,)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,16 +22,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
-        return int(arguments.run(arguments))
+        with _unwinding_signals():
+            return int(arguments.run(arguments))
     except FastconvError as error:
         print(f"fastconv: error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("fastconv: interrupted, nothing was written", file=sys.stderr)
-        return 130
+        number = interrupt.args[0] if isinstance(interrupt, _Terminated) else signal.SIGINT
+        return 128 + int(number)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+
+
+@contextlib.contextmanager
+def _unwinding_signals() -> Iterator[None]:
+    def unwind(number: int, _: FrameType | None) -> None:
+        raise _Terminated(number)
+
+    # Only the main thread may set handlers; a program that calls main() elsewhere keeps its own.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), unwind) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,10 +77,10 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import PackageNotFoundError, version
 
-        from fastconv import _native
+        from fastconv.engine import instruction_set
 
         try:
             number = version("fastconv")
         except PackageNotFoundError:
             number = "unknown"
-        parser.exit(0, f"fastconv {number} ({_native.isa()})\n")
+        parser.exit(0, f"fastconv {number} ({instruction_set()})\n")

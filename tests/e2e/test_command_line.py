@@ -1,0 +1,148 @@
+"""What the command prints, plans and returns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+
+from fastconv.cli import main
+from tests import models
+from tests.e2e.conftest import write_adapter
+
+SHAPE = models.LlamaShape()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    models.write_hf(tmp_path / "model", SHAPE)
+    return tmp_path / "model"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def test_one_summary_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, "convert", model, "--outtype", "Q4_0")
+    target = model / "ggml-model-q4_0.gguf"
+    assert out.count("\n") == 1
+    assert out.startswith(f"{target}: ")
+    for part in (" kB -> ", " s, ", "GB/s", "peak memory"):
+        assert part in out
+
+
+def test_the_summary_tells_what_was_applied(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    factors = write_adapter(model / "a", SHAPE, rank=4, alpha=8)
+    out = printed(capsys, "convert", model, "--lora", model / "a", "--lora", f"{model / 'a'}:0", "-o", model / "out.gguf")
+    n = 2 * len(factors)
+    assert f"{n}/{n} adapter tensors, scale 2\n" in out
+    assert f"{len(factors)} tensors changed, |dW|/|W| " in out
+    assert "warning: " in out.replace("\n", " ")  # the second adapter, at scale 0, changes nothing
+
+
+def test_json_summary(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_adapter(model / "a", SHAPE)
+    out = json.loads(printed(capsys, "convert", model, "--json", "--lora", model / "a", "--outtype", "q8_0,f16"))
+    assert [output["type"] for output in out["outputs"]] == ["q8_0", "f16"]
+    for output in out["outputs"]:
+        assert output["bytes"] == Path(output["path"]).stat().st_size
+    assert out["adapters"][0]["tensors"] == out["adapters"][0]["tensors_applied"] == 28
+    assert out["tensors"] == len(SHAPE.tensor_shapes())
+    assert len(out["delta_ratios"]) == 14
+    assert out["seconds"] > 0
+    assert out["peak_memory_bytes"] > 10e6
+
+
+def test_dry_run_is_exact_and_writes_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(model.iterdir())
+    plan: dict[str, Any] = json.loads(printed(capsys, "convert", model, "--dry-run", "--json", "--outtype", "q4_0,q6_k"))
+    text = printed(capsys, "convert", model, "--dry-run", "--outtype", "q4_0,q6_k")
+    assert sorted(model.iterdir()) == before
+    printed(capsys, "convert", model, "--outtype", "q4_0,q6_k", "--quiet")
+    assert len(plan["outputs"]) == 2
+    for output in plan["outputs"]:
+        path = Path(output["path"])
+        assert path.stat().st_size == output["bytes"]
+        assert f"{output['bytes']} bytes" in text
+        real = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+        assert [tensor["name"] for tensor in output["tensors"]] == list(real)
+        for tensor in output["tensors"]:
+            found = real[tensor["name"]]
+            assert tensor["offset"] == found.data_offset
+            assert tensor["bytes"] == found.n_bytes
+            assert tensor["type"] == found.tensor_type.name.lower()
+            assert tensor["name"] in text
+            assert tensor["source"] in text
+
+
+def test_quiet_says_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "convert", model, "--quiet") == ""
+
+
+def test_outfile_takes_its_type_from_the_name_pattern(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed(capsys, "convert", model, "--output", model / "m-{type}.gguf", "--outtype", "q5_0", "--quiet")
+    assert (model / "m-q5_0.gguf").exists()
+
+
+def test_overwrite(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = model / "out.gguf"
+    target.write_text("old")
+    assert main(["convert", str(model), "-o", str(target)]) == 1
+    assert target.read_text() == "old"
+    capsys.readouterr()
+    printed(capsys, "convert", model, "-o", target, "--overwrite", "--quiet")
+    assert target.read_bytes()[:4] == b"GGUF"
+
+
+def test_vocab_only(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed(capsys, "convert", model, "--vocab-only", "--quiet")
+    reader = gguf.GGUFReader(model / "ggml-vocab.gguf")
+    assert len(reader.tensors) == 0
+    assert len(reader.fields["tokenizer.ggml.tokens"].data) == SHAPE.n_vocab
+
+
+def test_dump_shows_the_model_and_dump_single_the_file(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--dump", "--dump-single"):
+        source = model if flag == "--dump" else model / "model.safetensors"
+        out = printed(capsys, "convert", source, flag)
+        for name in SHAPE.tensor_shapes():
+            assert name in out
+    assert sorted(file.suffix for file in model.iterdir()) == [".json", ".model", ".safetensors"]
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_inspect(model: Path, capsys: pytest.CaptureFixture[str], json_too: bool) -> None:
+    write_adapter(model / "a", SHAPE)
+    printed(capsys, "convert", model, "--outtype", "q4_0", "-o", model / "out.gguf", "--quiet")
+    inspected: dict[Path, Callable[[], str]] = {}
+    for path, word in (
+        (model, "LlamaForCausalLM" if not json_too else "model.norm.weight"),
+        (model / "a", "lora_A"),
+        (model / "out.gguf", "blk.0.attn_q.weight"),
+    ):
+        inspected[path] = lambda path=path: printed(capsys, "inspect", path, *(["--json"] if json_too else []))
+        out = inspected[path]()
+        if json_too:
+            found = json.loads(out)
+            assert {tensor["name"] for tensor in found["tensors"]}
+            assert all(tensor["bytes"] > 0 for tensor in found["tensors"])
+        assert word in out or word == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["convert"], ["convert", "x", "--to", "png"], ["convert", "x", "--frobnicate"], ["inspect"], ["explode"]],
+)
+def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage" in capsys.readouterr().err
