@@ -11,13 +11,23 @@ namespace {
 constexpr int kBlock = 32;
 constexpr int kGroup = kLanes;  // blocks whose scales are found together
 
-// Runs T::encode_group over n / 32 blocks. The second call takes the blocks that do not fill a group.
+// T::find_scales looks at a group of blocks, T::write_blocks quantizes it. The scales of the next group are found
+// before this one is written: the long chain of folds and divisions then runs beside the work on elements.
 template <class T>
 FASTCONV_INLINE void encode_groups(const float* x, void* dst, int64_t n) {
   auto* y = static_cast<typename T::Block*>(dst);
-  int64_t n_blocks = n / kBlock;
-  for (; n_blocks >= kGroup; n_blocks -= kGroup, x += kGroup * kBlock, y += kGroup) T::encode_group(x, y, kGroup);
-  if (n_blocks > 0) T::encode_group(x, y, static_cast<int>(n_blocks));
+  typename T::Scales scales[2];
+  int64_t n_groups = n / (kGroup * kBlock);
+  const int n_rest = static_cast<int>(n / kBlock % kGroup);
+  if (n_groups > 0) T::find_scales(x, kGroup, scales[0]);
+  for (int turn = 0; n_groups > 0; --n_groups, turn ^= 1, x += kGroup * kBlock, y += kGroup) {
+    if (n_groups > 1) T::find_scales(x + kGroup * kBlock, kGroup, scales[turn ^ 1]);
+    T::write_blocks(x, kGroup, scales[turn], y);
+  }
+  if (n_rest > 0) {
+    T::find_scales(x, n_rest, scales[0]);
+    T::write_blocks(x, n_rest, scales[0], y);
+  }
 }
 
 template <class T>

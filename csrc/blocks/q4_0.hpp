@@ -28,15 +28,21 @@ struct Q4_0Family {
     return min(Rounding::level(load(x) * inverse), splat(15));
   }
 
-  FASTCONV_INLINE static void encode_group(const float* x, Block* y, int n_blocks) {
-    const F32 d = first_largest(x, n_blocks) * splat(-0.125f);
+  struct Scales {
     Field ds[kGroup];
     alignas(64) float inverses[kGroup];
-    store(ds, d);
-    store(inverses, inverse_or_zero(d));
+  };
+
+  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
+    const F32 d = first_largest(x, n_blocks) * splat(-0.125f);
+    store(s.ds, d);
+    store(s.inverses, inverse_or_zero(d));
+  }
+
+  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
     for (int b = 0; b < n_blocks; ++b) {
-      const F32 inverse = splat(inverses[b]);
-      y[b].d = ds[b];
+      const F32 inverse = splat(s.inverses[b]);
+      y[b].d = s.ds[b];
       Order::pack(y[b].qs, levels(x + b * kBlock, inverse), levels(x + b * kBlock + 16, inverse));
     }
   }

@@ -1,7 +1,8 @@
 // Q4_1: 32 elements as a step d, a minimum m and sixteen levels, x = q * d + m.
-// d = (max - min) / 15; q = trunc((x - m) / d + 0.5), at most 15, from the unrounded d and m.
-// Source: quantize_row_q4_1_ref in ggml-quants.c of llama.cpp b11434; older files: llama.cpp pull requests 193, 1405,
-// 1508.
+// d = (max - min) / 15; q = trunc((x - m) / d + 0.5) from the unrounded d and m. ggml takes the lesser of q and 15, we
+// need not: 1 / d is finite only for d >= 2^-128, which holds 21 bits or more, so (x - m) / d < 15.5 after all
+// roundings; and where 1 / d or max - min overflows, truncation gives 0. Source: quantize_row_q4_1_ref in ggml-quants.c
+// of llama.cpp b11434; older files: llama.cpp pull requests 193, 1405, 1508.
 #pragma once
 
 #include "blocks/groups_of_32.hpp"
@@ -25,22 +26,28 @@ struct Q4_1Family {
   static_assert(sizeof(Block) == 2 * sizeof(Field) + 16);
 
   FASTCONV_INLINE static I32 levels(const float* x, F32 m, F32 inverse) {
-    return min(Rounding::level((load(x) - m) * inverse), splat(15));
+    return Rounding::level((load(x) - m) * inverse);
   }
 
-  FASTCONV_INLINE static void encode_group(const float* x, Block* y, int n_blocks) {
-    const Range range = first_range(x, n_blocks);
-    const F32 d = steps_of(range, 15.0f);
+  struct Scales {
     Field ds[kGroup], ms[kGroup];
     alignas(64) float inverses[kGroup], mins[kGroup];
-    store(ds, d);
-    store(ms, range.min);
-    store(inverses, inverse_or_zero(d));
-    store(mins, range.min);
+  };
+
+  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
+    const Range range = first_range(x, n_blocks);
+    const F32 d = steps_of(range, 15.0f);
+    store(s.ds, d);
+    store(s.ms, range.min);
+    store(s.inverses, inverse_or_zero(d));
+    store(s.mins, range.min);
+  }
+
+  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
     for (int b = 0; b < n_blocks; ++b) {
-      const F32 inverse = splat(inverses[b]), m = splat(mins[b]);
-      y[b].d = ds[b];
-      y[b].m = ms[b];
+      const F32 inverse = splat(s.inverses[b]), m = splat(s.mins[b]);
+      y[b].d = s.ds[b];
+      y[b].m = s.ms[b];
       Order::pack(y[b].qs, levels(x + b * kBlock, m, inverse), levels(x + b * kBlock + 16, m, inverse));
     }
   }

@@ -22,16 +22,22 @@ struct Q5_0Family {
     return min(truncate(load(x) * inverse + splat(16.5f)), splat(31));
   }
 
-  FASTCONV_INLINE static void encode_group(const float* x, Block* y, int n_blocks) {
-    const F32 d = first_largest(x, n_blocks) * splat(-0.0625f);
+  struct Scales {
     F16Field ds[kGroup];
     alignas(64) float inverses[kGroup];
-    store(ds, d);
-    store(inverses, inverse_or_zero(d));
+  };
+
+  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
+    const F32 d = first_largest(x, n_blocks) * splat(-0.0625f);
+    store(s.ds, d);
+    store(s.inverses, inverse_or_zero(d));
+  }
+
+  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
     for (int b = 0; b < n_blocks; ++b) {
-      const F32 inverse = splat(inverses[b]);
+      const F32 inverse = splat(s.inverses[b]);
       const I32 q0 = levels(x + b * kBlock, inverse), q1 = levels(x + b * kBlock + 16, inverse);
-      y[b].d = ds[b];
+      y[b].d = s.ds[b];
       y[b].qh = fifth_bits(q0, q1);
       Order::pack(y[b].qs, q0 & splat(15), q1);
     }

@@ -22,20 +22,26 @@ struct Q5_1Family {
     return truncate((load(x) - m) * inverse + splat(0.5f));
   }
 
-  FASTCONV_INLINE static void encode_group(const float* x, Block* y, int n_blocks) {
-    const Range range = first_range(x, n_blocks);
-    const F32 d = steps_of(range, 31.0f);
+  struct Scales {
     F16Field ds[kGroup], ms[kGroup];
     alignas(64) float inverses[kGroup], mins[kGroup];
-    store(ds, d);
-    store(ms, range.min);
-    store(inverses, inverse_or_zero(d));
-    store(mins, range.min);
+  };
+
+  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
+    const Range range = first_range(x, n_blocks);
+    const F32 d = steps_of(range, 31.0f);
+    store(s.ds, d);
+    store(s.ms, range.min);
+    store(s.inverses, inverse_or_zero(d));
+    store(s.mins, range.min);
+  }
+
+  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
     for (int b = 0; b < n_blocks; ++b) {
-      const F32 inverse = splat(inverses[b]), m = splat(mins[b]);
+      const F32 inverse = splat(s.inverses[b]), m = splat(s.mins[b]);
       const I32 q0 = levels(x + b * kBlock, m, inverse), q1 = levels(x + b * kBlock + 16, m, inverse);
-      y[b].d = ds[b];
-      y[b].m = ms[b];
+      y[b].d = s.ds[b];
+      y[b].m = s.ms[b];
       y[b].qh = fifth_bits(q0, q1);
       Order::pack(y[b].qs, q0 & splat(15), q1);
     }

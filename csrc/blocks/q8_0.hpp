@@ -16,16 +16,22 @@ struct Q8_0Family {
   };
   static_assert(sizeof(Block) == sizeof(Field) + 32);
 
-  FASTCONV_INLINE static void encode_group(const float* x, Block* y, int n_blocks) {
-    const F32 d = largest_magnitudes(x, n_blocks) / splat(127.0f);
+  struct Scales {
     Field ds[kGroup];
     alignas(64) float inverses[kGroup];
-    store(ds, d);
-    store(inverses, inverse_or_zero(d));
+  };
+
+  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
+    const F32 d = largest_magnitudes(x, n_blocks) / splat(127.0f);
+    store(s.ds, d);
+    store(s.inverses, inverse_or_zero(d));
+  }
+
+  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
     for (int b = 0; b < n_blocks; ++b) {
-      const F32 inverse = splat(inverses[b]);
+      const F32 inverse = splat(s.inverses[b]);
       uint8_t* qs = reinterpret_cast<uint8_t*>(y[b].qs);
-      y[b].d = ds[b];
+      y[b].d = s.ds[b];
       store_bytes(qs, round_away(load(x + b * kBlock) * inverse));
       store_bytes(qs + 16, round_away(load(x + b * kBlock + 16) * inverse));
     }

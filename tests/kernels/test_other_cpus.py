@@ -31,6 +31,14 @@ def tools(*names: str) -> list[str]:
     return list(names)
 
 
+def assert_shares_no_code(path: str, isa: str) -> None:
+    """An inline function compiled for one processor must not become everybody's copy: only the table is visible."""
+    symbols = subprocess.run(
+        ["nm", "-gC", "--defined-only", path], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    assert [line.split(maxsplit=2)[2] for line in symbols.splitlines()] == [f"fastconv::{isa}::kTable"]
+
+
 def build(compiler: str, folder: Path, shells: dict[str, list[str]]) -> Path:
     """The filter program with the kernels of `shells`: instruction set -> its flags."""
     objects = []
@@ -38,6 +46,7 @@ def build(compiler: str, folder: Path, shells: dict[str, list[str]]) -> Path:
         objects.append(str(folder / f"{isa}.o"))
         command = [compiler, *FLAGS, *flags, "-c", f"csrc/isa/{isa}/kernels.cpp", "-o", objects[-1]]
         subprocess.run(command, cwd=ROOT, check=True)
+        assert_shares_no_code(objects[-1], isa)
     program = folder / "kernel_filter"
     subprocess.run([compiler, *FLAGS, *CORE, FILTER, *objects, "-o", str(program)], cwd=ROOT, check=True)
     return program
