@@ -16,7 +16,7 @@ from fastconv.architecture.spec import CanonicalModel
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.layout import ggjt, gguf
 from fastconv.layout.laid_out import LaidOut
-from fastconv.layout.output_file import OutputFile, check_targets
+from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.plan.build import interleaved
 from fastconv.plan.ftype import FileType, auto_file_type, file_type
 from fastconv.plan.job import TensorJob, TensorOutput
@@ -109,13 +109,16 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         for file, laid_out in zip(files, prepared.layouts, strict=True):
             for offset, data in laid_out.chunks:
                 file.write(data, offset)
-        run = engine.run(
-            prepared.jobs,
-            [file.fileno() for file in files],
-            threads=request.threads or engine.default_threads(),
-            nonfinite=request.nonfinite,
-            progress=progress,
-        )
+        try:
+            run = engine.run(
+                prepared.jobs,
+                [file.fileno() for file in files],
+                threads=request.threads or engine.default_threads(),
+                nonfinite=request.nonfinite,
+                progress=progress,
+            )
+        except OSError as error:
+            raise write_error(", ".join(prepared.targets), error) from None
         for file in files:
             file.commit(overwrite=request.overwrite)
     return ConversionResult(

@@ -245,3 +245,27 @@ def test_non_finite_values_on_request(tmp_path: Path, policy: str) -> None:
     assert main(["convert", str(folder), "-o", str(target), "--outtype", "f32", "--nonfinite", policy, "--quiet"]) == 0
     values = np.frombuffer(gguf_tensors(target)["output.weight"][2], np.float32).reshape(SHAPE.n_vocab, SHAPE.n_embd)
     assert np.isnan(values[3, 5]) if policy == "keep" else values[3, 5] == 0
+
+
+@pytest.mark.parametrize("share", [0.2, 0.999])
+def test_a_write_that_fails(tmp_path: Path, run_cli, share: float) -> None:
+    """The file may not grow: the system refuses what the preflight could not foresee."""
+    import resource
+
+    models.write_hf(tmp_path / "model", SHAPE)
+    target = tmp_path / "out.gguf"
+    assert main(["convert", str(tmp_path / "model"), "-o", str(target), "--outtype", "q4_0", "--quiet"]) == 0
+    target.write_bytes(target.read_bytes() + b"old")
+    before = snapshot(tmp_path)
+    limit = int(target.stat().st_size * share)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        done = run_cli("convert", tmp_path / "model", "-o", target, "--outtype", "q4_0", "--overwrite")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert str(target) in done.stderr
+    assert "cannot be written" in done.stderr
+    assert snapshot(tmp_path) == before

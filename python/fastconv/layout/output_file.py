@@ -40,7 +40,7 @@ class OutputFile:
             os.ftruncate(self._fd, size)
         except OSError as error:
             self.discard()
-            raise _write_error(path, error) from None
+            raise write_error(path, error) from None
 
     def fileno(self) -> int:
         return self._fd
@@ -53,7 +53,7 @@ class OutputFile:
                 view = view[written:]
                 offset += written
         except OSError as error:
-            raise _write_error(self.path, error) from None
+            raise write_error(self.path, error) from None
 
     def commit(self, *, overwrite: bool) -> None:
         """Sync, then take the final name. Raises OutputError if that fails or, without overwrite, the name is taken."""
@@ -77,7 +77,7 @@ class OutputFile:
             self._temporary = None
             _sync_folder(self._folder)
         except OSError as error:
-            raise _write_error(self.path, error) from None
+            raise write_error(self.path, error) from None
         finally:
             if self._temporary is None:
                 self._close()
@@ -138,7 +138,8 @@ def exists_error(path: str) -> OutputError:
     return OutputError("exists already", file=path, fix="give --overwrite to replace it")
 
 
-def _write_error(path: str, error: OSError) -> OutputError:
+def write_error(path: str, error: OSError) -> OutputError:
+    """What a failed write means to the user."""
     fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     return OutputError(f"cannot be written ({error.strerror})", file=path, fix=fix)
 
