@@ -14,15 +14,14 @@ from fastconv.adapter.delta import AdapterSummary, MergedTensor
 from fastconv.architecture.canonical import canonical_model
 from fastconv.architecture.spec import CanonicalModel
 from fastconv.checkpoint.open import open_checkpoint
-from fastconv.layout import ggjt, gguf
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
+from fastconv.layout.targets import Layout, layout_of
 from fastconv.plan.build import interleaved
 from fastconv.plan.ftype import FileType, auto_file_type, file_type
 from fastconv.plan.job import TensorJob, TensorOutput
-from fastconv.request import TARGETS, ConvertRequest
+from fastconv.request import ConvertRequest
 from fastconv.vocab.load import load_vocabulary
-from fastconv.vocab.vocabulary import Vocabulary
 
 Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""
@@ -73,11 +72,10 @@ def prepare(request: ConvertRequest) -> Preparation:
     vocabulary = load_vocabulary(
         request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
     )
-    tensors = {} if request.vocab_only else interleaved(model, adapted.tensors)
-    if tensors and TARGETS[request.to][0] == "gguf":
-        tensors = gguf.computed_tensors(model) | tensors
-    file_types = _file_types(request, model)
-    layouts = tuple(_lay_out(request, model, tensors, vocabulary, ftype) for ftype in file_types)
+    layout = layout_of(request.to)
+    tensors = {} if request.vocab_only else layout.computed_tensors(model) | interleaved(model, adapted.tensors)
+    file_types = _file_types(request, layout, model)
+    layouts = tuple(layout.lay_out(model, tensors, vocabulary, ftype, pure=request.pure) for ftype in file_types)
     targets = tuple(request.target_path(ftype.name) for ftype in file_types)
     check_targets(
         {path: laid_out.size for path, laid_out in zip(targets, layouts, strict=True)},
@@ -177,30 +175,13 @@ def convert(
     return execute(prepare(request), progress)
 
 
-def _file_types(request: ConvertRequest, model: CanonicalModel) -> tuple[FileType, ...]:
+def _file_types(request: ConvertRequest, layout: Layout, model: CanonicalModel) -> tuple[FileType, ...]:
     matrices = [tensor.dtype for tensor in model.tensors.values() if len(tensor.shape) > 1]
-    layout, _ = TARGETS[request.to]
-
-    def chosen(name: str) -> FileType:
-        if name.lower() != "auto":
-            return file_type(name)
-        kept = auto_file_type(matrices)
-        return file_type(ggjt.auto_outtype(kept.name)) if layout == "ggjt" else kept
-
-    return tuple(dict.fromkeys(map(chosen, request.outtypes)))
-
-
-def _lay_out(
-    request: ConvertRequest,
-    model: CanonicalModel,
-    tensors: Mapping[str, MergedTensor],
-    vocabulary: Vocabulary,
-    ftype: FileType,
-) -> LaidOut:
-    layout, version = TARGETS[request.to]
-    if layout == "gguf":
-        return gguf.lay_out(model, tensors, vocabulary, ftype, pure=request.pure)
-    return ggjt.lay_out(model, tensors, vocabulary, ftype, version, pure=request.pure)
+    chosen = (
+        layout.auto_type(auto_file_type(matrices)) if name.lower() == "auto" else file_type(name)
+        for name in request.outtypes
+    )
+    return tuple(dict.fromkeys(chosen))
 
 
 def _input_files(tensors: Mapping[str, MergedTensor]) -> list[str]:

@@ -97,7 +97,12 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, tuple[str
     "missing shard": (lose_shard, (), 1, ("model-00002-of-00002.safetensors",)),
     "shard outside the folder": (escape_folder, (), 1, ("secret.safetensors",)),
     "truncated file": (lambda f: cut(f / "model.safetensors", 10), (), 1, ("model.safetensors", "found", "expected")),
-    "truncated header": (lambda f: (f / "model.safetensors").write_bytes(b"\x10" + bytes(7)), (), 1, ("truncated",)),
+    "truncated header": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b"{"),
+        (),
+        1,
+        ("truncated",),
+    ),
     "surplus bytes": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes() + b"x"),
         (),

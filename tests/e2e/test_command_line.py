@@ -41,7 +41,9 @@ def test_one_summary_line(model: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_summary_tells_what_was_applied(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     factors = write_adapter(model / "a", SHAPE, rank=4, alpha=8)
-    out = printed(capsys, "convert", model, "--lora", model / "a", "--lora", f"{model / 'a'}:0", "-o", model / "out.gguf")
+    out = printed(
+        capsys, "convert", model, "--lora", model / "a", "--lora", f"{model / 'a'}:0", "-o", model / "out.gguf"
+    )
     n = 2 * len(factors)
     assert f"{n}/{n} adapter tensors, scale 2\n" in out
     assert f"{len(factors)} tensors changed, |dW|/|W| " in out
@@ -63,7 +65,9 @@ def test_json_summary(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_dry_run_is_exact_and_writes_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(model.iterdir())
-    plan: dict[str, Any] = json.loads(printed(capsys, "convert", model, "--dry-run", "--json", "--outtype", "q4_0,q6_k"))
+    plan: dict[str, Any] = json.loads(
+        printed(capsys, "convert", model, "--dry-run", "--json", "--outtype", "q4_0,q6_k")
+    )
     text = printed(capsys, "convert", model, "--dry-run", "--outtype", "q4_0,q6_k")
     assert sorted(model.iterdir()) == before
     printed(capsys, "convert", model, "--outtype", "q4_0,q6_k", "--quiet")

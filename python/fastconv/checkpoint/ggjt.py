@@ -14,12 +14,10 @@ from typing import Any
 from fastconv.checkpoint.cursor import Cursor
 from fastconv.checkpoint.foreign_types import block_of, ggml_type_name
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.marks import GGML_FAMILIES
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
 
-# By the file's first four bytes: the magic number as llama.cpp wrote it, a little-endian u32.
-_FAMILIES = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt"}
-GGJT_MAGICS = (*_FAMILIES, b"algg", b"nsgg")
 _VERSIONS = {"ggml": (0,), "ggmf": (1,), "ggjt": (1, 2, 3)}
 HPARAMS = ("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot", "ftype")
 ALIGNMENT = 32  # of tensor data in GGJT; the older two have none
@@ -112,7 +110,7 @@ def _container(cursor: Cursor) -> tuple[str, int]:
         raise CheckpointError("is a LoRA adapter (ggla), no model", file=path)
     if magic == b"nsgg":
         raise CheckpointError("is a saved session of llama.cpp, no model", file=path)
-    container = _FAMILIES.get(magic)
+    container = GGML_FAMILIES.get(magic)
     if container is None:
         raise CheckpointError("is no GGML file", file=path, found=repr(magic))
     version = 0 if container == "ggml" else cursor.u32()

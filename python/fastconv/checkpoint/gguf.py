@@ -10,13 +10,13 @@ import math
 import struct
 from typing import Any
 
+from fastconv.checkpoint import marks
 from fastconv.checkpoint.cursor import Cursor
 from fastconv.checkpoint.foreign_types import block_of, ggml_type_name
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
 
-GGUF_MAGIC = b"GGUF"
 MAX_HEADER_BYTES = 1 << 30
 MAX_STRING_BYTES = 1 << 26
 MAX_ARRAY_ITEMS = 1 << 24  # 30 times the largest list of merges
@@ -38,7 +38,7 @@ def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, An
     tensor of an unknown type is kept under the type name `ggml_type_N`. Raises CheckpointError.
     """
     cursor = Cursor(storage, limit=MAX_HEADER_BYTES)
-    if cursor.take(4) != GGUF_MAGIC:
+    if cursor.take(4) != marks.GGUF:
         raise CheckpointError("is no GGUF file", file=storage.path)
     version = cursor.u32()
     if version not in (2, 3):

@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from fastconv.checkpoint import marks
 from fastconv.checkpoint.checkpoint import Checkpoint
-from fastconv.checkpoint.ggjt import GGJT_MAGICS, read_ggjt
-from fastconv.checkpoint.gguf import GGUF_MAGIC, read_gguf
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.lazy_tensor import LazyTensor
-from fastconv.checkpoint.safetensors import read_safetensors
 from fastconv.checkpoint.shard_index import (
     ShardSet,
     find_meta_parts,
@@ -24,8 +22,6 @@ from fastconv.checkpoint.shard_index import (
     shard_stem,
 )
 from fastconv.checkpoint.storage import FileStorage
-from fastconv.checkpoint.torch_legacy import LEGACY_MAGIC, read_torch_legacy
-from fastconv.checkpoint.torch_zip import read_torch_zip
 from fastconv.errors import CheckpointError
 
 # Weight files of a folder, the preferred first: stem, suffix.
@@ -184,18 +180,28 @@ def read_file(
     """Format, tensors, metadata and parts of one file; see Checkpoint. Raises CheckpointError."""
     storage = FileStorage(path)
     mark = storage.read(0, min(64, storage.size))
-    if mark[:4] == b"PK\x03\x04":
+    if mark[:4] == marks.ZIP:
+        from fastconv.checkpoint.torch_zip import read_torch_zip
+
         return "torch", read_torch_zip(storage), {}, ()
-    if mark[:4] == GGUF_MAGIC:
+    if mark[:4] == marks.GGUF:
+        from fastconv.checkpoint.gguf import read_gguf
+
         return "gguf", *read_gguf(storage), ()
-    if mark[:4] in GGJT_MAGICS:
+    if mark[:4] in marks.GGML_FAMILIES or mark[:4] in marks.GGML_OTHERS:
+        from fastconv.checkpoint.ggjt import read_ggjt
+
         return "ggjt", *read_ggjt(storage)
-    if mark.startswith(LEGACY_MAGIC):
+    if mark.startswith(marks.TORCH_LEGACY):
+        from fastconv.checkpoint.torch_legacy import read_torch_legacy
+
         return "torch", read_torch_legacy(storage), {}, ()
     if mark[8:9] == b"{" or (len(mark) > 8 and os.fspath(path).endswith(".safetensors")):
+        from fastconv.checkpoint.safetensors import read_safetensors
+
         tensors, metadata = read_safetensors(storage)
         return "safetensors", tensors, dict(metadata), ()
-    if mark.startswith(b"version https://git-lfs"):
+    if mark.startswith(marks.GIT_LFS):
         raise CheckpointError(
             "is a Git LFS pointer, not the file itself",
             file=storage.path,

@@ -11,8 +11,6 @@ from fastconv.checkpoint.storage import ArrayStorage, FileStorage
 from fastconv.checkpoint.tensor_globals import DTYPES
 from fastconv.errors import CheckpointError
 
-# The pickled number 0x1950a86a20f9469cfc6c; source: torch/serialization.py, MAGIC_NUMBER.
-LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 # What torch's restricted unpickler raises on files that it will not or cannot read.
 _TORCH_ERRORS = (
     pickle.UnpicklingError,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 from types import TracebackType
 
@@ -29,7 +28,7 @@ class OutputFile:
         self.size = size
         folder, name = os.path.split(os.path.abspath(path))
         self._folder = folder
-        self._temporary: str | None = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_SUFFIX}")
+        self._temporary: str | None = os.path.join(folder, f".{name}.{os.urandom(4).hex()}{_SUFFIX}")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
             self._fd = os.open(self._temporary, flags, 0o666)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from fastconv.errors import VocabularyError
@@ -274,6 +273,8 @@ def _pre_tokenizer_name(tokenizer: Tokenizer, files: TokenizerFiles) -> str:
 
 def _known_pre_tokenizers() -> dict[str, Any]:
     """check_text; names: llama.cpp's name by the digest of the ids of that text."""
+    from importlib import resources
+
     text = resources.files("fastconv.vocab").joinpath("pre_tokenizers.json").read_text("utf-8")
     known: dict[str, Any] = json.loads(text)
     return known

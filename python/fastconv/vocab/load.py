@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 from fastconv.errors import UsageError, VocabularyError
-from fastconv.vocab.bpe import is_sentencepiece_like, read_byte_pairs, read_sentencepiece_like
 from fastconv.vocab.files import SENTENCEPIECE_MODEL, TOKENIZER_JSON, TokenizerFiles
 from fastconv.vocab.sentencepiece import read_pieces
 from fastconv.vocab.special_tokens import INFILL_KINDS, SpecialTokens, read_special_tokens
@@ -35,17 +34,18 @@ def load_vocabulary(
     tokenizer_config = files.object("tokenizer_config.json") or {}
     space_prefix = tokenizer_config.get("add_prefix_space")
     common: dict[str, Any] = {"add_space_prefix": space_prefix if isinstance(space_prefix, bool) else None}
-    if kind != "bpe" and files.has(SENTENCEPIECE_MODEL):
-        pieces = read_pieces(files, n_vocab)
-    elif is_sentencepiece_like(files):
-        pieces = read_sentencepiece_like(files, n_vocab)
-    else:
-        pairs = read_byte_pairs(files, n_vocab)
-        common |= _special(read_special_tokens(files, config, None))
-        common |= _infill(files, config, n_vocab)
-        return Vocabulary(
-            "bpe", pairs.tokens, pairs.types, merges=pairs.merges, pre=pairs.pre, n_base=pairs.n_base, **common
-        )
+    pieces = read_pieces(files, n_vocab) if kind != "bpe" and files.has(SENTENCEPIECE_MODEL) else None
+    if pieces is None:
+        from fastconv.vocab import bpe
+
+        if not bpe.is_sentencepiece_like(files):
+            pairs = bpe.read_byte_pairs(files, n_vocab)
+            common |= _special(read_special_tokens(files, config, None))
+            common |= _infill(files, config, n_vocab)
+            return Vocabulary(
+                "bpe", pairs.tokens, pairs.types, merges=pairs.merges, pre=pairs.pre, n_base=pairs.n_base, **common
+            )
+        pieces = bpe.read_sentencepiece_like(files, n_vocab)
     common |= _special(read_special_tokens(files, config, len(pieces.tokens)))
     common |= _infill(files, config, n_vocab)
     return Vocabulary("spm", pieces.tokens, pieces.types, scores=pieces.scores, n_base=pieces.n_base, **common)
