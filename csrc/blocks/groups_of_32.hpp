@@ -111,7 +111,8 @@ FASTCONV_INLINE F32 steps_of(Range range, float levels) { return abs(range.max -
 FASTCONV_INLINE F32 inverse_or_zero(F32 d) { return select(equal(d, splat(0.0f)), splat(0.0f), splat(1.0f) / d); }
 
 // roundf, half away from zero, for |a| < 2^22. The addend is the largest f32 below one half: with one half itself,
-// 0.49999997 would round up. Every f32 in range is tried by tests/kernels.
+// 0.49999997 would round up. All f32 magnitudes below 128 were once compared with roundf; the ties are in
+// tests/kernels.
 FASTCONV_INLINE I32 round_away(F32 a) {
   const I32 sign = bits(a) & splat(static_cast<int32_t>(0x80000000));
   return truncate(a + from_bits(sign | bits(splat(0x1.fffffep-2f))));
