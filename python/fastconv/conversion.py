@@ -17,6 +17,7 @@ from fastconv.checkpoint.open import open_checkpoint
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.targets import Layout, layout_of
+from fastconv.layout.write_back import WriteBack
 from fastconv.plan.build import interleaved
 from fastconv.plan.ftype import FileType, auto_file_type, file_type
 from fastconv.plan.job import TensorJob, TensorOutput
@@ -107,14 +108,11 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         for file, laid_out in zip(files, prepared.layouts, strict=True):
             for offset, data in laid_out.chunks:
                 file.write(data, offset)
+        descriptors = [file.fileno() for file in files]
+        threads = request.threads or engine.default_threads()
         try:
-            run = engine.run(
-                prepared.jobs,
-                [file.fileno() for file in files],
-                threads=request.threads or engine.default_threads(),
-                nonfinite=request.nonfinite,
-                progress=progress,
-            )
+            with WriteBack(descriptors):
+                run = engine.run(prepared.jobs, descriptors, threads, request.nonfinite, progress)
         except OSError as error:
             raise write_error(", ".join(prepared.targets), error) from None
         for file in files:
