@@ -6,7 +6,7 @@ namespace fastconv {
 namespace {
 
 // Stored bytes that a thread takes on at a time, pages entered and given back together.
-constexpr int64_t kWindowBytes = 1 << 20;
+constexpr int64_t kWindowBytes = 4 << 20;
 // A tile of a transposed tensor touches all its pages, so there should be few such tiles.
 constexpr int64_t kColumnarTileBytes = 4 << 20;
 
