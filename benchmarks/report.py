@@ -60,7 +60,7 @@ def table(end_to_end: dict, memory: dict | None) -> str:
         f"{end_to_end['threads']} threads, {machine['cpu']} with {machine['cpus']} CPUs. Median (min-max). "
         f"The floor: {end_to_end['floor']}, by {end_to_end['threads']} threads; fastconv syncs its file before it "
         "renames it, the floor does not. llama.cpp: convert_hf_to_gguf.py, export-lora and quantize (b11434), as "
-        "the case needs. Outputs are checked before anything is timed: equal to NumPy's and to llama.cpp's tensors.",
+        "the case needs. Outputs are checked before anything is timed: equal to those of NumPy and llama.cpp.",
     ]
     if memory is not None:
         peaks = "; ".join(
