@@ -1,8 +1,6 @@
 """python -m fastconv: the same as the console script."""
 
-import sys
-
-from fastconv.cli import main
+from fastconv.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

@@ -6,6 +6,7 @@ Knows sizes and names, never tensor data. docs/formats/gguf.md has the bytes in 
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 
@@ -83,13 +84,16 @@ def gguf_names(model: CanonicalModel, canonical: Sequence[str]) -> dict[str, str
     import gguf
 
     architectures = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
-    name_map = gguf.get_tensor_name_map(architectures[model.spec.name], model.hparams.n_layer)
+    # A map of all layers takes longer to build than anything else here; one layer has the names of all.
+    name_map = gguf.get_tensor_name_map(architectures[model.spec.name], 1)
     names: dict[str, str] = {}
     for name in canonical:
-        found = name if name == _ROPE_FACTORS else name_map.get_name(name, try_suffixes=(".weight", ".bias"))
+        layer = re.search(r"\.(\d+)\.", name)
+        stem = name if layer is None else f"{name[: layer.start(1)]}0{name[layer.end(1) :]}"
+        found = name if name == _ROPE_FACTORS else name_map.get_name(stem, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise PlanError("has no name in GGUF", tensor=name)
-        names[name] = found
+        names[name] = found if layer is None else found.replace("blk.0.", f"blk.{layer[1]}.")
     return names
 
 
