@@ -1,4 +1,4 @@
-"""Sends what has been written on to the disk while more is computed, so that the final sync finds little to wait for."""
+"""Sends what has been written on to the disk while more is computed, so that little is left for the final sync."""
 
 from __future__ import annotations
 
