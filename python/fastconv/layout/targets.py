@@ -17,7 +17,7 @@ from fastconv.request import TARGETS
 class Layout:
     """What a format decides.
 
-    lay_out: (model, tensors by canonical name with rows interleaved, vocabulary, file type, *, pure) -> the file; raises
+    lay_out: (model, tensors by canonical name, rows interleaved, vocabulary, file type, *, pure) -> the file; raises
     PlanError for what it cannot hold. computed_tensors: those that this format has and no checkpoint. auto_type: what
     --outtype auto means, given the file type that would keep the input's precision.
     """
