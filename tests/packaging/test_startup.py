@@ -25,3 +25,9 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].split() == ["loaded:"]
+
+
+def test_version_goes_to_standard_output() -> None:
+    done = subprocess.run([sys.executable, "-m", "fastconv", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("fastconv ")
+    assert done.stderr == ""

@@ -97,4 +97,5 @@ class _Version(argparse.Action):
             number = version("fastconv")
         except PackageNotFoundError:
             number = "unknown"
-        parser.exit(0, f"fastconv {number} ({instruction_set()})\n")
+        print(f"fastconv {number} ({instruction_set()})")
+        parser.exit()
