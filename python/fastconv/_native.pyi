@@ -7,13 +7,20 @@ import numpy as np
 class TypeInfo:
     """One row of the type table. block_size in elements; ggml_type -1: not stored by today's ggml."""
 
-    name: str
-    ggml_type: int
-    block_size: int
-    block_bytes: int
-    max_abs: float
-    decodes: bool
-    encodes: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def ggml_type(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def block_bytes(self) -> int: ...
+    @property
+    def max_abs(self) -> float: ...
+    @property
+    def decodes(self) -> bool: ...
+    @property
+    def encodes(self) -> bool: ...
 
 def types() -> list[TypeInfo]: ...
 def isas() -> list[str]:
@@ -56,8 +63,10 @@ class Job:
 class DeltaStats:
     """What the deltas of one job did: |dW| and |W|, Frobenius norms in f64 before the types round."""
 
-    delta_norm: float
-    base_norm: float
+    @property
+    def delta_norm(self) -> float: ...
+    @property
+    def base_norm(self) -> float: ...
 
 class Run:
     """A conversion under way in native threads."""

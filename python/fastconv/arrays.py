@@ -14,7 +14,8 @@ from fastconv.types import TYPES
 if TYPE_CHECKING:
     import torch
 
-_ROWS_PER_SLICE_BYTES = 64 << 20
+_ENCODABLE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_SLICE_BYTES = 64 << 20
 
 
 def quantize(
@@ -28,7 +29,10 @@ def quantize(
     that are NaN, infinite or beyond the type unless nonfinite is "keep".
     """
     info = _encodable(type)
-    values, type_in, as_torch = _source(array)
+    values, dtype, as_torch = _bits(array)
+    if dtype not in _ENCODABLE:
+        raise UsageError("arrays of this dtype cannot be quantized", found=dtype, expected="f32, f16 or bf16")
+    type_in = _ENCODABLE[dtype]
     if values.ndim == 0 or values.shape[-1] % info.block_size:
         raise UsageError(
             f"the last dimension does not divide into {info.name} blocks",
@@ -42,7 +46,7 @@ def quantize(
     result = np.empty((*values.shape[:-1], row_bytes), dtype=np.uint8)
     matrix = values.reshape(-1, n_cols) if values.size else values.reshape(0, n_cols)
     out = result.reshape(-1, row_bytes) if result.size else result.reshape(0, row_bytes)
-    step = max(1, _ROWS_PER_SLICE_BYTES // max(1, n_cols * 4))
+    step = max(1, _SLICE_BYTES // max(1, n_cols * 4))
     n_threads = _threads(threads)
     for start in range(0, len(matrix), step):
         rows = _as_float32(matrix[start : start + step], type_in, n_threads)
@@ -58,15 +62,14 @@ def dequantize(blocks: np.ndarray | torch.Tensor, type: str, *, threads: int | N
     blocks: uint8 (..., bytes of a row). Returns float32 (..., n), a torch tensor if one was given. Raises UsageError
     for an unknown type or a last dimension that is not whole blocks.
     """
-    info = TYPES.get(type.lower())
+    info = TYPES.get(str(type).lower())
     if info is None or not info.decodes:
-        raise UsageError("unknown type", found=type, expected=", ".join(n for n, t in TYPES.items() if t.decodes))
-    as_torch = _is_torch(blocks)
-    data: np.ndarray = blocks.numpy() if _is_torch(blocks) else np.asarray(blocks)
-    if data.dtype != np.uint8 or data.ndim == 0 or data.shape[-1] % info.block_bytes:
+        raise UsageError("unknown type", found=str(type), expected=", ".join(n for n, t in TYPES.items() if t.decodes))
+    data, dtype, as_torch = _bits(blocks)
+    if dtype != "uint8" or data.ndim == 0 or data.shape[-1] % info.block_bytes:
         raise UsageError(
             f"blocks of {info.name} must be uint8 with whole blocks in a row",
-            found=f"{data.dtype} of shape {data.shape}",
+            found=f"{dtype} of shape {data.shape}",
             expected=f"a last dimension that is a multiple of {info.block_bytes}",
         )
     n_cols = data.shape[-1] // info.block_bytes * info.block_size
@@ -76,9 +79,11 @@ def dequantize(blocks: np.ndarray | torch.Tensor, type: str, *, threads: int | N
 
 
 def _encodable(type_name: str) -> _native.TypeInfo:
-    info = TYPES.get(type_name.lower())
+    info = TYPES.get(str(type_name).lower())
     if info is None or not info.encodes:
-        raise UsageError("unknown type", found=type_name, expected=", ".join(n for n, t in TYPES.items() if t.encodes))
+        raise UsageError(
+            "unknown type", found=str(type_name), expected=", ".join(n for n, t in TYPES.items() if t.encodes)
+        )
     return info
 
 
@@ -87,26 +92,24 @@ def _is_torch(array: object) -> TypeGuard[torch.Tensor]:
     return module is not None and isinstance(array, module.Tensor)
 
 
-def _source(array: Any) -> tuple[np.ndarray, str, bool]:
-    """The array as NumPy sees its bits, their type name, and whether it came from torch."""
-    as_torch = _is_torch(array)
-    if as_torch:
+def _bits(array: Any) -> tuple[np.ndarray, str, bool]:
+    """The array as NumPy sees its bits, the name of its dtype, and whether it came from torch."""
+    if _is_torch(array):
         import torch
 
         tensor = array.detach()
         if tensor.device.type != "cpu":
             raise UsageError("the tensor is not in main memory", found=tensor.device, fix="call .cpu() first")
-        if tensor.dtype == torch.bfloat16:
-            return tensor.contiguous().view(torch.int16).numpy().view(np.uint16), "bf16", True
-        array = tensor.numpy()
-    array = np.asarray(array)
-    if array.dtype == np.float32:
-        return array, "f32", as_torch
-    if array.dtype == np.float16:
-        return array, "f16", as_torch
-    if array.dtype.name == "bfloat16":
-        return np.ascontiguousarray(array).view(np.uint16), "bf16", as_torch
-    raise UsageError("arrays of this dtype cannot be quantized", found=array.dtype, expected="f32, f16 or bf16")
+        if tensor.layout != torch.strided:
+            raise UsageError("the tensor is sparse", found=tensor.layout, fix="call .to_dense() first")
+        # NumPy has no bfloat16 and none of the eight-bit floats.
+        same_size = {1: torch.uint8, 2: torch.int16}.get(tensor.element_size())
+        bits = tensor.resolve_conj().resolve_neg().contiguous()
+        values = (bits if same_size is None else bits.view(same_size)).numpy()
+        return values, str(tensor.dtype).removeprefix("torch."), True
+    values = np.asarray(array)
+    name = values.dtype.name if values.dtype.isnative else str(values.dtype)
+    return (np.ascontiguousarray(values).view(np.uint16) if name == "bfloat16" else values), name, False
 
 
 def _as_float32(rows: np.ndarray, type_name: str, threads: int) -> np.ndarray:
