@@ -13,6 +13,7 @@ from fastconv.adapter.attach import attach_adapters
 from fastconv.adapter.delta import AdapterSummary, MergedTensor
 from fastconv.architecture.canonical import canonical_model
 from fastconv.architecture.spec import CanonicalModel
+from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
@@ -21,8 +22,11 @@ from fastconv.layout.write_back import WriteBack
 from fastconv.plan.build import interleaved
 from fastconv.plan.ftype import FileType, auto_file_type, file_type
 from fastconv.plan.job import TensorJob, TensorOutput
-from fastconv.request import ConvertRequest
+from fastconv.request import ConvertRequest, split_types
 from fastconv.vocab.load import load_vocabulary
+
+# Configurations, tokenizers, chat templates and model cards.
+_READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
 
 Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""
@@ -67,7 +71,8 @@ class Preparation:
 def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
     engine.instruction_set()
-    model = canonical_model(open_checkpoint(request.source), request.n_ctx)
+    checkpoint = open_checkpoint(request.source)
+    model = canonical_model(checkpoint, request.n_ctx)
     adapted = attach_adapters(model, request.adapters)
     model = replace(model, hparams=adapted.hparams)
     vocabulary = load_vocabulary(
@@ -80,7 +85,7 @@ def prepare(request: ConvertRequest) -> Preparation:
     targets = tuple(request.target_path(ftype.name) for ftype in file_types)
     check_targets(
         {path: laid_out.size for path, laid_out in zip(targets, layouts, strict=True)},
-        _input_files(adapted.tensors),
+        _input_files(request, checkpoint, adapted.tensors),
         overwrite=request.overwrite,
     )
     jobs = _jobs(model, tensors, layouts)
@@ -137,7 +142,7 @@ def convert(
     *,
     to: str = "gguf",
     outtype: str | Sequence[str] = "auto",
-    lora: Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
+    lora: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
     pure: bool = False,
     threads: int | None = None,
     vocab_dir: str | os.PathLike[str] | None = None,
@@ -151,14 +156,17 @@ def convert(
     """Convert a checkpoint, LoRA adapters merged on the way, into quantized files in one streaming pass.
 
     source: folder or file of weights. outfile: default beside the source. to: gguf, ggjt, ggjt-v1, ggjt-v2, ggjt-v3.
-    outtype: auto or a file type such as q4_0; several write one file each from one read. lora: paths, or (path, scale).
+    outtype: auto or a file type such as q4_0; several write one file each from one read. lora: a path, or several paths
+    or (path, scale) pairs, which add up.
     Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
     """
+    if isinstance(lora, str | os.PathLike):
+        lora = [lora]
     adapters = [entry if isinstance(entry, tuple) else (entry, 1.0) for entry in lora]
     request = ConvertRequest(
         source=os.fspath(source),
         to=to,
-        outtypes=(outtype,) if isinstance(outtype, str) else tuple(outtype),
+        outtypes=split_types(outtype) if isinstance(outtype, str) else tuple(outtype),
         outfile=None if outfile is None else os.fspath(outfile),
         adapters=tuple((os.fspath(path), float(scale)) for path, scale in adapters),
         pure=pure,
@@ -182,11 +190,21 @@ def _file_types(request: ConvertRequest, layout: Layout, model: CanonicalModel) 
     return tuple(dict.fromkeys(chosen))
 
 
-def _input_files(tensors: Mapping[str, MergedTensor]) -> list[str]:
-    files: dict[str, None] = {}
+def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mapping[str, MergedTensor]) -> list[str]:
+    """Files that no target may replace: all weights, and what stands beside them and may be read."""
+    files = dict.fromkeys(checkpoint.files)
     for merged in tensors.values():
-        for tensor in (merged.base, *(factor for delta in merged.deltas for factor in (delta.a, delta.b))):
-            files |= dict.fromkeys(tensor.files)
+        factors = (factor for delta in merged.deltas for factor in (delta.a, delta.b, delta.magnitude))
+        for tensor in (merged.base, *factors):
+            if tensor is not None:
+                files |= dict.fromkeys(tensor.files)
+    vocab_dir = request.vocab_dir or checkpoint.directory
+    above = os.path.join(vocab_dir, os.pardir)
+    for folder in (checkpoint.directory, vocab_dir, above, *(path for path, _ in request.adapters)):
+        if not os.path.isdir(folder):
+            folder = os.path.dirname(folder) or "."
+        names = sorted(name for name in os.listdir(folder) if name.endswith(_READ_BESIDE_WEIGHTS))
+        files |= dict.fromkeys(os.path.join(folder, name) for name in names)
     return list(files)
 
 

@@ -16,6 +16,9 @@ TARGETS: dict[str, tuple[str, int]] = {
 }
 """--to -> (layout, version)."""
 
+_MOST_THREADS = 1 << 16
+_LONGEST_CONTEXT = (1 << 31) - 1  # what readers of either format hold
+
 NON_FINITE = ("error", "keep", "clamp")
 VOCABULARY_KINDS = ("spm", "bpe")
 
@@ -46,6 +49,16 @@ class ConvertRequest:
     nonfinite: str = "error"
 
     def __post_init__(self) -> None:
+        for option, path in (
+            ("the source", self.source),
+            ("--outfile", self.outfile),
+            ("--vocab-dir", self.vocab_dir),
+            *(("--lora", path) for path, _ in self.adapters),
+        ):
+            if path == "":
+                raise UsageError(f"{option} is an empty name")
+        if self.outfile == "-":
+            raise UsageError("cannot write to standard output: a file is written at many places at once")
         if self.to not in TARGETS:
             raise UsageError("unknown target", found=self.to, expected=f"one of {', '.join(TARGETS)}")
         if self.nonfinite not in NON_FINITE:
@@ -54,13 +67,15 @@ class ConvertRequest:
             raise UsageError(
                 "unknown --vocabtype", found=self.vocab_kind, expected=f"one of {', '.join(VOCABULARY_KINDS)}"
             )
-        if self.threads is not None and self.threads < 1:
-            raise UsageError("--concurrency must be at least 1", found=self.threads)
-        if self.n_ctx is not None and self.n_ctx < 1:
-            raise UsageError("--ctx must be at least 1", found=self.n_ctx)
+        for option, number, largest in (
+            ("--concurrency", self.threads, _MOST_THREADS),
+            ("--ctx", self.n_ctx, _LONGEST_CONTEXT),
+        ):
+            if number is not None and not 1 <= number <= largest:
+                raise UsageError(f"{option} is out of range", found=number, expected=f"1 to {largest}")
         if not self.outtypes:
             raise UsageError("no output type was given")
-        if len(set(self.outtypes)) != len(self.outtypes):
+        if len({name.lower() for name in self.outtypes}) != len(self.outtypes):
             raise UsageError("an output type is given twice", found=", ".join(self.outtypes))
         if len(self.outtypes) > 1 and self.outfile is not None and not _has_placeholder(self.outfile):
             raise UsageError(
@@ -79,6 +94,11 @@ class ConvertRequest:
         stem = "vocab" if self.vocab_only else type_name
         extension = "gguf" if TARGETS[self.to][0] == "gguf" else "bin"
         return os.path.join(folder, f"ggml-{'' if self.vocab_only else 'model-'}{stem}.{extension}")
+
+
+def split_types(text: str) -> tuple[str, ...]:
+    """The types of a comma-separated list."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _has_placeholder(path: str) -> bool:

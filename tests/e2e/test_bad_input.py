@@ -188,6 +188,53 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, tuple[str
         ("{type}",),
     ),
     "no threads": (lambda f: None, ("--concurrency", "0"), 2, ("--concurrency",)),
+    "too many threads": (lambda f: None, ("--concurrency", "1" + "0" * 30), 2, ("--concurrency", "expected 1 to")),
+    "no context": (lambda f: None, ("--ctx", "0"), 2, ("--ctx",)),
+    "too long a context": (lambda f: None, ("--ctx", "1" + "0" * 30), 2, ("--ctx", "expected 1 to")),
+    "no types": (lambda f: None, ("--outtype", ","), 2, ("no output type",)),
+    "a type twice": (lambda f: None, ("--outtype", "q4_0, Q4_0"), 2, ("given twice",)),
+    "target without a name": (lambda f: None, ("--outfile", ""), 2, ("--outfile", "empty")),
+    "adapter without a name": (lambda f: None, ("--lora", ""), 2, ("--lora", "empty")),
+    "tokenizer folder without a name": (lambda f: None, ("--vocab-dir", ""), 2, ("--vocab-dir", "empty")),
+    "standard output": (lambda f: None, ("--outfile", "-"), 2, ("standard output",)),
+    "scale that is no number": (lambda f: add_adapter(f), ("--lora", "{folder}/adapter:x"), 2, ("--lora", "found x")),
+    "scale that is not finite": (lambda f: add_adapter(f), ("--lora", "{folder}/adapter:nan"), 2, ("found nan",)),
+    "target is the configuration": (
+        lambda f: None,
+        ("--outfile", "{folder}/config.json", "--overwrite"),
+        1,
+        ("config.json", "is an input"),
+    ),
+    "target is the tokenizer": (
+        lambda f: None,
+        ("--outfile", "{folder}/tokenizer.model", "--overwrite"),
+        1,
+        ("tokenizer.model", "is an input"),
+    ),
+    "target is the adapter": (
+        lambda f: add_adapter(f),
+        (*LORA, "--outfile", "{folder}/adapter/adapter_model.safetensors", "--overwrite"),
+        1,
+        ("adapter_model.safetensors", "is an input"),
+    ),
+    "target is the adapter's configuration": (
+        lambda f: add_adapter(f),
+        (*LORA, "--outfile", "{folder}/adapter/adapter_config.json", "--overwrite"),
+        1,
+        ("adapter_config.json", "is an input"),
+    ),
+    "target is a link to an input": (
+        lambda f: (f / "link.gguf").symlink_to("model.safetensors"),
+        ("--outfile", "{folder}/link.gguf", "--overwrite"),
+        1,
+        ("link.gguf", "is an input"),
+    ),
+    "target is a device": (
+        lambda f: os.mkfifo(f / "pipe"),
+        ("--outfile", "{folder}/pipe", "--overwrite"),
+        1,
+        ("pipe", "is no regular file"),
+    ),
 }
 
 
@@ -223,6 +270,29 @@ def test_a_folder_without_permission(tmp_path: Path, capfd: pytest.CaptureFixtur
     target.mkdir(mode=0o500)
     assert main(["convert", str(tmp_path / "model"), "-o", str(target / "out.gguf")]) == 1
     assert "cannot be written" in capfd.readouterr().err
+
+
+def test_a_tokenizer_without_permission(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("nothing is forbidden to root")
+    models.write_hf(tmp_path / "model", SHAPE)
+    (tmp_path / "model" / "tokenizer.model").chmod(0)
+    assert main(["convert", str(tmp_path / "model")]) == 1
+    assert "tokenizer.model: cannot be read (Permission denied)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["gguf", "ggjt"])
+def test_a_converted_file_is_no_source(tmp_path: Path, capfd: pytest.CaptureFixture[str], to: str) -> None:
+    shape = models.LlamaShape(n_layer=1, n_head_kv=4, n_ff=256)
+    models.write_hf(tmp_path / "model", shape)
+    target = tmp_path / "out"
+    assert main(["convert", str(tmp_path / "model"), "--to", to, "--outtype", "f16", "-o", str(target), "--quiet"]) == 0
+    capfd.readouterr()
+    assert main(["convert", str(target), "-o", str(tmp_path / "again")]) == 1
+    assert (
+        f"is no source of a conversion: its weights are encoded already: found {to.upper()}" in capfd.readouterr().err
+    )
+    assert not (tmp_path / "again").exists()
 
 
 def test_no_room(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

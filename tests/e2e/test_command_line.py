@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 
 from fastconv.cli import main
@@ -48,6 +49,17 @@ def test_the_summary_tells_what_was_applied(model: Path, capsys: pytest.CaptureF
     assert f"{n}/{n} adapter tensors, scale 2\n" in out
     assert f"{len(factors)} tensors changed, |dW|/|W| " in out
     assert "warning: " in out.replace("\n", " ")  # the second adapter, at scale 0, changes nothing
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_an_adapter_of_zeros_is_called_out(model: Path, capsys: pytest.CaptureFixture[str], zero: float) -> None:
+    factors = write_adapter(model / "a", SHAPE)
+    stored = {}
+    for name, (a, b) in factors.items():
+        module = "base_model.model." + name.removesuffix(".weight")
+        stored[module + ".lora_A.weight"], stored[module + ".lora_B.weight"] = a, np.full_like(b, zero)
+    models.write_safetensors(model / "a" / "adapter_model.safetensors", stored, "F32")
+    assert "warning: changes nothing: every B is zero" in printed(capsys, "convert", model, "--lora", model / "a")
 
 
 def test_json_summary(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +132,54 @@ def test_dump_shows_the_model_and_dump_single_the_file(model: Path, capsys: pyte
         for name in SHAPE.tensor_shapes():
             assert name in out
     assert sorted(file.suffix for file in model.iterdir()) == [".json", ".model", ".safetensors"]
+
+
+def test_dump_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--dump", "--dump-single"):
+        out = json.loads(printed(capsys, "convert", model, flag, "--json"))
+        assert out["hyperparameters"]["n_layer"] == SHAPE.n_layer
+        assert {tensor["name"]: tuple(tensor["shape"]) for tensor in out["tensors"]} == SHAPE.tensor_shapes()
+
+
+def strict_json(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_has_no_infinity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = models.random_tensors(SHAPE)
+    tensors["model.layers.0.self_attn.q_proj.weight"][:] = 0
+    models.write_hf(tmp_path / "model", SHAPE, tensors=tensors)
+    write_adapter(tmp_path / "a", SHAPE)
+    out = strict_json(printed(capsys, "convert", tmp_path / "model", "--lora", tmp_path / "a", "--json"))
+    assert out["delta_ratios"]["blk.0.attn_q.weight"] is None
+    assert out["delta_ratios"]["blk.1.attn_q.weight"] > 0
+
+
+def test_json_of_metadata_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "llama")
+    writer.add_float32("llama.rope.freq_base", float("nan"))
+    writer.add_array("some.values", [1.0, float("inf")])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    out = strict_json(printed(capsys, "inspect", tmp_path / "odd.gguf", "--json"))
+    assert out["hyperparameters"]["rope.freq_base"] is None
+    assert out["metadata"]["some.values"] == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    "name", ["mod\u00e8le: a b\u2192\U0001f600", b"not utf-8 \xff".decode(errors="surrogateescape")]
+)
+def test_names_that_the_terminal_cannot_show(model: Path, run_cli: Callable[..., Any], name: str) -> None:
+    target = model / f"{name}.gguf"
+    done = run_cli("convert", model, "-o", target, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\" in done.stdout
+    assert target.exists()
 
 
 @pytest.mark.parametrize("json_too", [False, True])

@@ -31,6 +31,14 @@ def canonical_model(checkpoint: Checkpoint, n_ctx: int | None = None) -> Canonic
     n_ctx: context length, None: as the checkpoint says. Raises ArchitectureError where the configuration is missing or
     unknown, or a tensor is missing, surplus, of another shape than the configuration says or of a type without values.
     """
+    if checkpoint.format in ("gguf", "ggjt"):
+        raise CheckpointError(
+            "is no source of a conversion: its weights are encoded already",
+            file=checkpoint.path,
+            found=checkpoint.format.upper(),
+            expected="safetensors or PyTorch",
+            fix="convert the checkpoint it was made from",
+        )
     is_meta = _META_EMBEDDING in checkpoint.tensors
     model = _from_meta(checkpoint, n_ctx) if is_meta else _from_hf(checkpoint)
     return model if n_ctx is None else replace(model, hparams=replace(model.hparams, n_ctx=n_ctx))

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fastconv.errors import UsageError
-from fastconv.request import NON_FINITE, TARGETS, VOCABULARY_KINDS, ConvertRequest
+from fastconv.request import NON_FINITE, TARGETS, VOCABULARY_KINDS, ConvertRequest, split_types
 
 if TYPE_CHECKING:
     from fastconv.conversion import ConversionResult, Preparation
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dump or arguments.dump_single:
         from fastconv.cli import dump
 
-        return dump.single(request) if arguments.dump_single else dump.model(request)
+        return (dump.single if arguments.dump_single else dump.model)(request, as_json=arguments.json)
 
     from fastconv.cli import report
     from fastconv.conversion import execute, prepare
@@ -107,7 +107,7 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
     return ConvertRequest(
         source=arguments.source,
         to=arguments.to,
-        outtypes=tuple(name for name in arguments.outtype.lower().split(",") if name),
+        outtypes=split_types(arguments.outtype),
         outfile=arguments.outfile,
         adapters=tuple(_adapter(text) for text in arguments.lora),
         pure=arguments.pure,

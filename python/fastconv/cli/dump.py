@@ -5,14 +5,23 @@ from __future__ import annotations
 from fastconv.request import ConvertRequest
 
 
-def model(request: ConvertRequest) -> int:
+def model(request: ConvertRequest, *, as_json: bool) -> int:
     """Prints the model under canonical names, once it has been proven complete."""
     from fastconv.architecture.canonical import canonical_model
     from fastconv.checkpoint.open import open_checkpoint
-    from fastconv.cli.report import table
+    from fastconv.cli import inspect_command
+    from fastconv.cli.report import json_text, table
 
     found = canonical_model(open_checkpoint(request.source), request.n_ctx)
-    print("\n".join(f"{name} = {getattr(found.hparams, name)}" for name in found.hparams.__slots__))
+    hparams = {name: getattr(found.hparams, name) for name in found.hparams.__slots__}
+    if as_json:
+        tensors = [
+            {"name": name, "type": tensor.dtype, "shape": tensor.shape, "source": found.source_names[name]}
+            for name, tensor in found.tensors.items()
+        ]
+        print(json_text({"hyperparameters": hparams, "tensors": tensors}, inspect_command.plain))
+        return 0
+    print("\n".join(f"{name} = {value}" for name, value in hparams.items()))
     rows = [
         (name, tensor.dtype, " x ".join(map(str, tensor.shape)), found.source_names[name])
         for name, tensor in found.tensors.items()
@@ -21,10 +30,10 @@ def model(request: ConvertRequest) -> int:
     return 0
 
 
-def single(request: ConvertRequest) -> int:
+def single(request: ConvertRequest, *, as_json: bool) -> int:
     """Prints what one file (or folder) holds, as stored."""
-    from fastconv.cli.inspect_command import as_text
+    from fastconv.cli import inspect_command
     from fastconv.inspection import inspect
 
-    print(as_text(inspect(request.source)))
+    print((inspect_command.as_json if as_json else inspect_command.as_text)(inspect(request.source)))
     return 0

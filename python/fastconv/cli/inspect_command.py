@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def as_json(inspection: Inspection) -> str:
-    return json.dumps(
+    from fastconv.cli.report import json_text
+
+    return json_text(
         {
             "path": inspection.path,
             "kind": inspection.kind,
@@ -57,8 +58,7 @@ def as_json(inspection: Inspection) -> str:
             ],
             "notes": inspection.notes,
         },
-        indent=1,
-        default=_plain,
+        plain,
     )
 
 
@@ -92,7 +92,7 @@ def _short(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """JSON for what json does not know: bytes (tokens need not be UTF-8), NumPy values, small records."""
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import io
 import os
 import signal
 import sys
@@ -16,11 +17,13 @@ from typing import NoReturn
 from fastconv.errors import FastconvError
 
 
-def console() -> NoReturn:
+def console(argv: Sequence[str] | None = None) -> NoReturn:
     """The program: main() in a process of its own."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     # What a run makes lives until its end, so nothing is gained by looking for garbage, at the end least of all: 30 ms.
     gc.disable()
-    code = main()
+    code = main(argv)
     gc.freeze()
     sys.exit(code)
 

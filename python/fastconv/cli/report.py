@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,23 @@ def size_text(n_bytes: float) -> str:
             break
         n_bytes /= 1000
     return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.2f} {unit}"
+
+
+def json_text(value: object, default: Callable[[Any], object] | None = None) -> str:
+    """JSON that every parser takes: NaN and infinity, for which it has no numbers, become null."""
+    return json.dumps(_finite(value, default), indent=1, allow_nan=False)
+
+
+def _finite(value: Any, default: Callable[[Any], object] | None) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item, default) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item, default) for item in value]
+    if value is None or isinstance(value, str | int) or default is None:
+        return value
+    return _finite(default(value), default)
 
 
 def summary_text(result: ConversionResult, seconds: float) -> str:
@@ -47,7 +65,7 @@ def summary_text(result: ConversionResult, seconds: float) -> str:
 
 
 def summary_json(result: ConversionResult, seconds: float) -> str:
-    return json.dumps(
+    return json_text(
         {
             "outputs": [{"path": o.path, "type": o.type, "bytes": o.size} for o in result.outputs],
             "bytes_in": result.bytes_in,
@@ -66,8 +84,7 @@ def summary_json(result: ConversionResult, seconds: float) -> str:
             ],
             "delta_ratios": result.delta_ratios,
             "notes": list(result.notes),
-        },
-        indent=1,
+        }
     )
 
 
@@ -90,7 +107,7 @@ def plan_text(prepared: Preparation) -> str:
 
 def plan_json(prepared: Preparation) -> str:
     plan = {"outputs": _plan(prepared), "bytes_in": prepared.bytes_in, "notes": list(prepared.notes)}
-    return json.dumps(plan, indent=1)
+    return json_text(plan)
 
 
 def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:

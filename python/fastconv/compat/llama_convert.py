@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from fastconv import cli
 
@@ -17,6 +18,11 @@ _OUTTYPES = ("f32", "f16", "q4_1", "q4_0")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `fastconv convert --to ggjt` with the arguments of llama_convert; returns its exit code."""
     return cli.main(translate(sys.argv[1:] if argv is None else argv))
+
+
+def console() -> NoReturn:
+    """The program: main() in a process of its own."""
+    cli.console(translate(sys.argv[1:]))
 
 
 def translate(argv: Sequence[str]) -> list[str]:
@@ -63,4 +69,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

@@ -121,6 +121,8 @@ def check_targets(targets: dict[str, int], inputs: list[str], *, overwrite: bool
                     raise OutputError("is an input of this run", file=path, fix="write to another file")
             if not overwrite:
                 raise exists_error(path)
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise OutputError("is no regular file", file=path, fix="write to another file")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError("cannot be written (no permission for the folder)", file=path)
         device = os.stat(folder).st_dev

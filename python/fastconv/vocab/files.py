@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from typing import Any
@@ -31,16 +32,22 @@ class TokenizerFiles:
     def has(self, name: str) -> bool:
         return os.path.isfile(self.path(name))
 
-    def text(self, name: str) -> str:
-        """The file as UTF-8 text. Raises VocabularyError if it cannot be read as that."""
+    def bytes(self, name: str) -> bytes:
+        """The whole file. Raises VocabularyError if it cannot be read."""
         path = self.path(name)
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, "rb") as file:
                 return file.read()
         except OSError as error:
             raise VocabularyError(f"cannot be read ({error.strerror})", file=path) from None
+
+    def text(self, name: str) -> str:
+        """The file as UTF-8 text. Raises VocabularyError if it cannot be read as that."""
+        try:
+            return io.TextIOWrapper(io.BytesIO(self.bytes(name)), encoding="utf-8").read()
         except UnicodeDecodeError as error:
-            raise VocabularyError("is not UTF-8 text", file=path, found=f"byte {error.start}: {error.reason}") from None
+            found = f"byte {error.start}: {error.reason}"
+            raise VocabularyError("is not UTF-8 text", file=self.path(name), found=found) from None
 
     def object(self, name: str) -> dict[str, Any] | None:
         """The JSON object in the file, None if there is no such file. Raises VocabularyError for any other content."""

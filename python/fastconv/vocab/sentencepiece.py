@@ -80,8 +80,8 @@ def _model_pieces(files: TokenizerFiles) -> Pieces:
     path = files.path(SENTENCEPIECE_MODEL)
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromFile(path)
-    except (OSError, RuntimeError):
+        processor.LoadFromSerializedProto(files.bytes(SENTENCEPIECE_MODEL))
+    except RuntimeError:
         raise VocabularyError(
             "is not a SentencePiece model", file=path, fix="download or copy it again, or give --vocabtype bpe"
         ) from None
