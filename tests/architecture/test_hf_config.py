@@ -16,6 +16,7 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
+YARN = {"type": "yarn", "factor": 4.0}
 
 
 def test_defaults_are_those_of_transformers() -> None:
@@ -53,7 +54,21 @@ def test_defaults_are_those_of_transformers() -> None:
         ({"rope_scaling": [1]}, "rope_scaling is not usable"),
         ({"rope_scaling": {"type": "magic", "factor": 2.0}}, "found 'magic', expected default, linear"),
         ({"rope_scaling": {"type": "linear"}}, "which linear scaling needs"),
+        ({"rope_theta": 1e-320}, "rope_theta is not usable"),
         ({"rope_scaling": {"type": "linear", "factor": "two"}}, "expected a number"),
+        ({"rope_scaling": {"type": "linear", "factor": [2.0]}}, "expected a number"),
+        ({"rope_scaling": {"type": "linear", "factor": float("inf")}}, "expected a number"),
+        ({"rope_scaling": {"type": "linear", "factor": -2.0}}, "expected a positive number"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": -1}}, "expected a positive integer"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": 0.5}}, "expected a positive integer"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": 1 << 40}}, "expected a positive integer"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": [1]}}, "expected a positive integer"),
+        ({"rope_scaling": YARN | {"attention_factor": []}}, "rope_scaling.attention_factor is not usable"),
+        ({"rope_scaling": YARN | {"beta_fast": 10**400}}, "rope_scaling.beta_fast is not usable"),
+        ({"rope_scaling": YARN | {"type": "llama3", "low_freq_factor": 4.0}}, "expected more than low_freq_factor"),
+        ({"rope_scaling": YARN | {"type": "llama3", "low_freq_factor": 0}}, "expected more than low_freq_factor"),
+        ({"rope_scaling": {"type": "longrope", "long_factor": 2.0}}, "expected a list of numbers"),
+        ({"rope_scaling": {"type": "longrope", "long_factor": ["x"]}}, "expected a list of numbers"),
     ],
 )
 def test_values_that_cannot_be(change: dict[str, Any], said: str) -> None:
@@ -75,3 +90,16 @@ def test_rope_settings_in_both_spellings(spelling: str) -> None:
     assert hparams.rope_scaling is not None
     assert hparams.rope_scaling.kind == "llama3"
     assert hparams.rope_scaling.parameters["factor"] == 8.0
+
+
+def test_settings_that_are_null_are_as_if_absent() -> None:
+    settings = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": None, "high_freq_factor": None}
+    hparams = LLAMA.hyperparameters(SIZES | {"architectures": None, "rope_scaling": settings})
+    assert hparams.rope_scaling is not None
+    assert hparams.rope_scaling.parameters == {"factor": 8.0}
+
+
+def test_a_whole_number_may_be_written_as_a_real_one() -> None:
+    hparams = LLAMA.hyperparameters(SIZES | {"rope_scaling": YARN | {"original_max_position_embeddings": 8192.0}})
+    assert hparams.rope_scaling is not None
+    assert hparams.rope_scaling.parameters["original_max_position_embeddings"] == 8192

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from fastconv.architecture.hparams import Hyperparameters, RopeScaling
 from fastconv.errors import ArchitectureError
 
 _MAX_SIZE = 1 << 31
+_F32_MIN, _F32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 def hf_hyperparameters(config: dict[str, Any], defaults: dict[str, Any]) -> Hyperparameters:
@@ -29,7 +29,7 @@ def hf_hyperparameters(config: dict[str, Any], defaults: dict[str, Any]) -> Hype
         return found
 
     def real(key: str, found: Any) -> float:
-        if type(found) not in (int, float) or not math.isfinite(found) or found <= 0:
+        if not _is_number(found) or found < _F32_MIN:
             raise _bad(key, found, "a positive number")
         return float(found)
 
@@ -90,13 +90,29 @@ def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
         return None
     if kind not in ("linear", "yarn", "llama3", "longrope", "su"):
         raise _bad("rope_scaling.rope_type", kind, "default, linear, dynamic, yarn, llama3 or longrope")
+    rope = {key: found for key, found in rope.items() if found is not None}
     for key, found in rope.items():
-        numeric = "factor" in key or key in ("beta_fast", "beta_slow", "original_max_position_embeddings")
-        if numeric and not (found is None or isinstance(found, list) or type(found) in (int, float)):
+        if key == "original_max_position_embeddings":
+            if not _is_number(found) or not 1 <= found < _MAX_SIZE or found != int(found):
+                raise _bad(f"rope_scaling.{key}", found, "a positive integer")
+            rope[key] = int(found)
+        elif key in ("short_factor", "long_factor"):
+            if not isinstance(found, list) or not all(map(_is_number, found)):
+                raise _bad(f"rope_scaling.{key}", found, "a list of numbers")
+        elif ("factor" in key or "beta" in key or "mscale" in key) and not _is_number(found):
             raise _bad(f"rope_scaling.{key}", found, "a number")
-    if kind in ("linear", "yarn", "llama3") and not rope.get("factor"):
-        raise _bad("rope_scaling.factor", rope.get("factor"), f"a number, which {kind} scaling needs")
+    if kind in ("linear", "yarn", "llama3") and rope.get("factor", 0) < _F32_MIN:
+        raise _bad("rope_scaling.factor", rope.get("factor"), f"a positive number, which {kind} scaling needs")
+    if kind == "llama3":
+        low, high = rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)
+        if not 0 < low < high:
+            raise _bad("rope_scaling.high_freq_factor", high, f"more than low_freq_factor ({low}), and that above 0")
     return RopeScaling("longrope" if kind == "su" else kind, rope)
+
+
+def _is_number(found: Any) -> bool:
+    """Whether it is a number that a float32 holds."""
+    return type(found) in (int, float) and abs(found) <= _F32_MAX  # false for NaN
 
 
 def _bad(key: str, found: Any, expected: str) -> ArchitectureError:

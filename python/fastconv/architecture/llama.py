@@ -76,7 +76,7 @@ _MISTRAL_DEFAULTS: dict[str, Any] = _LLAMA_DEFAULTS | {
 
 
 def _hyperparameters(config: dict[str, Any]) -> Hyperparameters:
-    mistral = "MistralForCausalLM" in config.get("architectures", ()) or config.get("model_type") == "mistral"
+    mistral = "MistralForCausalLM" in (config.get("architectures") or ()) or config.get("model_type") == "mistral"
     return hf_hyperparameters(config, _MISTRAL_DEFAULTS if mistral else _LLAMA_DEFAULTS)
 
 

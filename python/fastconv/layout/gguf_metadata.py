@@ -95,7 +95,12 @@ def key_values(model: CanonicalModel, vocabulary: Vocabulary, file_type: FileTyp
     _add_authorship(values, model, n_params)
     _add_hyperparameters(values, model, file_type)
     values.uint32(Keys.General.QUANTIZATION_VERSION, gguf.GGML_QUANT_VERSION)
-    _add_vocabulary(values, vocabulary)
+    try:
+        _add_vocabulary(values, vocabulary)
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            "the tokenizer holds text that is not Unicode", file=model.directory, found=ascii(error.object[:40])
+        ) from None
     if model.hparams.n_vocab == _NO_BOS_SIZE:
         values.boolean(Keys.Tokenizer.ADD_BOS, False)
     if not file_type.is_float:
@@ -141,6 +146,8 @@ def _generation_config(directory: Path) -> dict[str, Any]:
         found = json.loads(path.read_text("utf-8"))
     except json.JSONDecodeError:
         return {}  # as gguf.Metadata takes it: it only advises
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("is not valid JSON", file=path, found=str(error)) from None
     if not isinstance(found, dict):
         raise CheckpointError("has the wrong JSON value", file=path, found=type(found).__name__, expected="an object")
     return found

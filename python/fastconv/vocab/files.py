@@ -58,7 +58,7 @@ class TokenizerFiles:
     def _read_object(self, name: str) -> dict[str, Any]:
         try:
             found = json.loads(self.text(name))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise VocabularyError(
                 "is not valid JSON", file=self.path(name), found=str(error), fix="download or copy it again"
             ) from None
