@@ -120,6 +120,9 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
                 run = engine.run(prepared.jobs, descriptors, threads, request.nonfinite, progress)
         except OSError as error:
             raise write_error(", ".join(prepared.targets), error) from None
+        # All are on the disk before the first takes its name, so that several appear together.
+        for file in files:
+            file.sync()
         for file in files:
             file.commit(overwrite=request.overwrite)
     return ConversionResult(

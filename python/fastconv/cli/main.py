@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastconv: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
-        print("fastconv: interrupted, nothing was written", file=sys.stderr)
+        print("fastconv: interrupted, no unfinished file is left", file=sys.stderr)
         number = interrupt.args[0] if isinstance(interrupt, _Terminated) else signal.SIGINT
         return 128 + int(number)
     except BrokenPipeError:

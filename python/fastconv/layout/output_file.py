@@ -1,7 +1,7 @@
 """An output that bears its final name only when it is whole and on disk.
 
-Everything is written to a temporary file in the target's folder; commit() syncs it, gives it the name and syncs the
-folder. Whatever else happens, discard() leaves nothing behind and an older file of that name untouched.
+Everything is written to a temporary file in the target's folder; sync() brings it to the disk, commit() gives it the
+name and syncs the folder. Whatever else happens, discard() leaves nothing behind and an older file of that name untouched.
 """
 
 from __future__ import annotations
@@ -54,11 +54,17 @@ class OutputFile:
         except OSError as error:
             raise write_error(self.path, error) from None
 
-    def commit(self, *, overwrite: bool) -> None:
-        """Sync, then take the final name. Raises OutputError if that fails or, without overwrite, the name is taken."""
-        assert self._temporary is not None
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk. Raises OutputError if it cannot be."""
         try:
             os.fsync(self._fd)
+        except OSError as error:
+            raise write_error(self.path, error) from None
+
+    def commit(self, *, overwrite: bool) -> None:
+        """Take the final name, after sync(). Raises OutputError if that fails or, without overwrite, the name is taken."""
+        assert self._temporary is not None
+        try:
             if overwrite:
                 os.replace(self._temporary, self.path)
             else:
