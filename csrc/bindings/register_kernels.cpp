@@ -86,6 +86,15 @@ void dequantize_into(const Array<uint8_t>& blocks, const std::string& type_name,
   for (int i = 0; i < repeats; ++i) decode(blocks.data(), to, out.size());
 }
 
+float decode_max(const Array<uint8_t>& elements, const std::string& type_name, Array<float>& out,
+                 const std::string& isa) {
+  const Type type = require_type(type_name);
+  const DecodeMaxFn decode = table(isa).decode_max[static_cast<size_t>(type)];
+  if (decode == nullptr) throw py::value_error("type '" + type_name + "' is not decoded so");
+  if (elements.size() != row_bytes(type, out.size())) throw py::value_error("out: wrong size");
+  return decode(elements.data(), out.mutable_data(), out.size());
+}
+
 void lora_add(Array<float>& rows, const Array<float>& b, const Array<float>& a, float scale, const std::string& isa) {
   require_2d(rows, "rows");
   require_2d(b, "b");
@@ -114,6 +123,8 @@ void register_kernels(py::module_& m) {
         py::arg("isa") = "", py::arg("repeats") = 1);
   m.def("dequantize_into", &dequantize_into, py::arg("blocks").noconvert(), py::arg("type"), py::arg("out").noconvert(),
         py::arg("isa") = "", py::arg("repeats") = 1);
+  m.def("decode_max", &decode_max, py::arg("elements").noconvert(), py::arg("type"), py::arg("out").noconvert(),
+        py::arg("isa") = "");
   m.def("lora_add", &lora_add, py::arg("rows").noconvert(), py::arg("b").noconvert(), py::arg("a").noconvert(),
         py::arg("scale"), py::arg("isa") = "");
   m.def(
@@ -122,6 +133,10 @@ void register_kernels(py::module_& m) {
   m.def(
       "sum_of_squares",
       [](const Array<float>& x, const std::string& isa) { return table(isa).sum_of_squares(x.data(), x.size()); },
+      py::arg("x").noconvert(), py::arg("isa") = "");
+  m.def(
+      "square_norm",
+      [](const Array<float>& x, const std::string& isa) { return table(isa).square_norm(x.data(), x.size()); },
       py::arg("x").noconvert(), py::arg("isa") = "");
 }
 

@@ -2,6 +2,7 @@
 // same code in a padded buffer, so that there is no second way to round.
 #pragma once
 
+#include "core/reductions.hpp"
 #include "isa/lanes.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
@@ -18,6 +19,30 @@ FASTCONV_INLINE void decode_runs(const void* src, float* y, int64_t n) {
     store(out, T::decode_run(padded));
     __builtin_memcpy(y, out, static_cast<size_t>(n) * sizeof(float));
   }
+}
+
+// The same, and the largest magnitude of it all while it is in registers.
+template <class T, int kBytes>
+FASTCONV_INLINE float decode_runs_max(const void* src, float* y, int64_t n) {
+  constexpr int kChains = LargestMagnitude::kChains;
+  const auto* in = static_cast<const uint8_t*>(src);
+  LargestMagnitude largest;
+  const auto run = [&](int chain, const uint8_t* from, float* to) __attribute__((always_inline)) {
+    const F32 x = T::decode_run(from);
+    store(to, x);
+    largest.add(chain, x);
+  };
+  for (; n >= kChains * kLanes; n -= kChains * kLanes, in += kChains * kLanes * kBytes, y += kChains * kLanes)
+    for (int k = 0; k < kChains; ++k) run(k, in + k * kLanes * kBytes, y + k * kLanes);
+  for (; n >= kLanes; n -= kLanes, in += kLanes * kBytes, y += kLanes) run(0, in, y);
+  if (n > 0) {
+    alignas(64) uint8_t padded[kLanes * kBytes] = {};
+    alignas(64) float out[kLanes];
+    __builtin_memcpy(padded, in, static_cast<size_t>(n) * kBytes);
+    run(0, padded, out);
+    __builtin_memcpy(y, out, static_cast<size_t>(n) * sizeof(float));
+  }
+  return largest.value();
 }
 
 template <class T, int kBytes>
@@ -48,6 +73,7 @@ struct PlainF16 {
   FASTCONV_INLINE static void encode_run(F32 x, uint8_t* out) { store_f16(out, x); }
   static void encode(const float* x, void* dst, int64_t n) { encode_runs<PlainF16, 2>(x, dst, n); }
   static void decode(const void* src, float* y, int64_t n) { decode_runs<PlainF16, 2>(src, y, n); }
+  static float decode_max(const void* src, float* y, int64_t n) { return decode_runs_max<PlainF16, 2>(src, y, n); }
 };
 
 // The upper half of an f32; ties to even; a NaN keeps its upper half and is made quiet, as in
@@ -62,6 +88,7 @@ struct PlainBF16 {
   }
   static void encode(const float* x, void* dst, int64_t n) { encode_runs<PlainBF16, 2>(x, dst, n); }
   static void decode(const void* src, float* y, int64_t n) { decode_runs<PlainBF16, 2>(src, y, n); }
+  static float decode_max(const void* src, float* y, int64_t n) { return decode_runs_max<PlainBF16, 2>(src, y, n); }
 };
 
 // To the nearest f32, ties to even; beyond its range infinity.

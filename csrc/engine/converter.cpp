@@ -36,10 +36,7 @@ void Converter::convert(PreparedJob& job, const Tile& chunk, const std::atomic<b
     if (cancelled.load(std::memory_order_relaxed)) return false;
     bool fits = true;
     if (decodes) {
-      rows_.resize(std::max(rows_.size(), static_cast<size_t>(tile.elements())));
-      job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, rows_.data());
-      if (job.merger) job.merger->apply(tile.r0, tile.r1, rows_.data(), scratch_);
-      if (policy_ != NonFinite::keep) fits = holds(rows_.data(), tile.elements(), job.max_abs);
+      fits = read(job, tile);
       if (!fits && policy_ == NonFinite::error) report(job, tile);
     }
     prefetch_after(job, chunk, tile);
@@ -58,9 +55,7 @@ bool Converter::copy_through(const PreparedJob& job, const Tile& chunk, const st
   if (policy_ != NonFinite::keep)
     for_each_tile(chunk, job.division.tile, [&](const Tile& tile) {
       if (cancelled.load(std::memory_order_relaxed)) return false;
-      rows_.resize(std::max(rows_.size(), static_cast<size_t>(tile.elements())));
-      job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, rows_.data());
-      fits = holds(rows_.data(), tile.elements(), job.max_abs);
+      fits = read(job, tile);
       if (!fits && policy_ == NonFinite::error) report(job, tile);
       return fits;
     });
@@ -72,7 +67,18 @@ bool Converter::copy_through(const PreparedJob& job, const Tile& chunk, const st
   return true;
 }
 
-// NaN compares false.
+// Decodes and merges the tile into rows_. True if every element fits the outputs, or need not.
+bool Converter::read(const PreparedJob& job, const Tile& tile) {
+  rows_.resize(std::max(rows_.size(), static_cast<size_t>(tile.elements())));
+  float* rows = rows_.data();
+  // NaN compares false.
+  if (!job.merger && policy_ != NonFinite::keep)
+    return static_cast<double>(job.source.read_max(tile.r0, tile.r1, tile.c0, tile.c1, rows)) <= job.max_abs;
+  job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, rows);
+  if (job.merger) job.merger->apply(tile.r0, tile.r1, rows, scratch_);
+  return policy_ == NonFinite::keep || holds(rows, tile.elements(), job.max_abs);
+}
+
 bool Converter::holds(const float* x, int64_t n, double max_abs) const {
   return static_cast<double>(kernels_.max_abs(x, n)) <= max_abs;
 }

@@ -44,6 +44,7 @@ class Converter {
   };
 
   bool copy_through(const PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled);
+  bool read(const PreparedJob& job, const Tile& tile);
   bool holds(const float* x, int64_t n, double max_abs) const;
   [[noreturn]] void report(const PreparedJob& job, const Tile& tile) const;
   void encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits);

@@ -70,7 +70,7 @@ void Merger::apply(int64_t r0, int64_t r1, float* rows, Scratch& scratch) {
   std::call_once(prepared_, [this] { prepare(); });
   const int64_t n = r1 - r0;
   if (!uses_gram_) scratch.base.assign(rows, rows + n * n_cols_);
-  for (int64_t r = 0; r < n; ++r) base_squares_[r0 + r] = kernels_.sum_of_squares(rows + r * n_cols_, n_cols_);
+  for (int64_t r = 0; r < n; ++r) base_squares_[r0 + r] = kernels_.square_norm(rows + r * n_cols_, n_cols_);
 
   scratch.b.resize(n * rank_);
   float* b = scratch.b.data();
@@ -97,7 +97,7 @@ void Merger::account(int64_t r0, int64_t r1, const float* rows, Scratch& scratch
   if (!uses_gram_) {
     for (int64_t i = 0; i < n * n_cols_; ++i) scratch.base[i] = rows[i] - scratch.base[i];
     for (int64_t r = 0; r < n; ++r)
-      delta_squares_[r0 + r] = kernels_.sum_of_squares(scratch.base.data() + r * n_cols_, n_cols_);
+      delta_squares_[r0 + r] = kernels_.square_norm(scratch.base.data() + r * n_cols_, n_cols_);
     return;
   }
   std::vector<double> b(rank_), product(rank_);

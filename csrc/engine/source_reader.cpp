@@ -126,6 +126,16 @@ void SourceReader::read(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* d
                      });
 }
 
+float SourceReader::read_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const {
+  const int64_t n = (r1 - r0) * (c1 - c0);
+  if (const std::byte* stored = contiguous(r0, r1, c0, c1)) {
+    const DecodeMaxFn decode_max = kernels_.decode_max[static_cast<size_t>(source_.pieces[0].type)];
+    if (decode_max != nullptr) return decode_max(stored, dst, n);
+  }
+  read(r0, r1, c0, c1, dst);
+  return kernels_.max_abs(dst, n);
+}
+
 void SourceReader::decode(const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, float* dst,
                           int64_t dst_stride) const {
   if (piece.col_stride != 1) return decode_strided(piece, row, n_rows, col, n_cols, dst, dst_stride);

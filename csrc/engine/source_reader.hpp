@@ -44,6 +44,9 @@ class SourceReader {
   // Rows [r0, r1), columns [c0, c1), multiples of the block size, decoded to dst, rows one after the other.
   void read(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const;
 
+  // The same; returns their largest magnitude, NaN if any is NaN.
+  float read_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const;
+
   // The same elements as stored. Needs stored_as(their type).
   void copy(int64_t r0, int64_t r1, int64_t c0, int64_t c1, std::byte* dst) const;
 

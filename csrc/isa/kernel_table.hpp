@@ -14,12 +14,15 @@ namespace fastconv {
 
 // n is a multiple of the type's block_size. Neither side need be aligned.
 using DecodeFn = void (*)(const void* src, float* dst, int64_t n);
+// Decodes, and returns the largest magnitude of what it decoded as max_abs does.
+using DecodeMaxFn = float (*)(const void* src, float* dst, int64_t n);
 using EncodeFn = void (*)(const float* src, void* dst, int64_t n);
 
 struct KernelTable {
-  std::string_view name;                    // baseline, avx2, avx512, neon
-  std::array<DecodeFn, kTypeCount> decode;  // nullptr where type_info().decodes is false
-  std::array<EncodeFn, kTypeCount> encode;  // nullptr where type_info().max_abs is 0
+  std::string_view name;                           // baseline, avx2, avx512, neon
+  std::array<DecodeFn, kTypeCount> decode;         // nullptr where type_info().decodes is false
+  std::array<DecodeMaxFn, kTypeCount> decode_max;  // nullptr where it would gain nothing
+  std::array<EncodeFn, kTypeCount> encode;         // nullptr where type_info().max_abs is 0
 
   // The largest magnitude in x[0..n); NaN if any element is NaN; +infinity if any is infinite and none is NaN.
   float (*max_abs)(const float* x, int64_t n);
@@ -32,6 +35,9 @@ struct KernelTable {
 
   // The sum of squares of x[0..n) in f64, in one order fixed for all instruction sets (see the definition).
   double (*sum_of_squares)(const float* x, int64_t n);
+
+  // The same to within 1e-6 of its value, in an order as fixed, at half the cost.
+  double (*square_norm)(const float* x, int64_t n);
 };
 
 // The names this build holds and this machine can run, best first.

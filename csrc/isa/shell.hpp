@@ -26,6 +26,7 @@ constexpr KernelTable make_table(std::string_view name) {
   table.max_abs = max_abs;
   table.lora_add = lora_add;
   table.sum_of_squares = sum_of_squares;
+  table.square_norm = square_norm;
   const auto put = [&table](Type type, DecodeFn decode, EncodeFn encode) {
     table.decode[static_cast<size_t>(type)] = decode;
     table.encode[static_cast<size_t>(type)] = encode;
@@ -33,6 +34,8 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::f32, PlainF32::decode, PlainF32::encode);
   put(Type::f16, PlainF16::decode, PlainF16::encode);
   put(Type::bf16, PlainBF16::decode, PlainBF16::encode);
+  table.decode_max[static_cast<size_t>(Type::f16)] = PlainF16::decode_max;
+  table.decode_max[static_cast<size_t>(Type::bf16)] = PlainBF16::decode_max;
   put(Type::f64, PlainF64::decode, nullptr);
   put(Type::f8_e4m3, PlainF8E4M3::decode, nullptr);
   put(Type::f8_e5m2, PlainF8E5M2::decode, nullptr);

@@ -119,6 +119,9 @@ def quantize_into(x: np.ndarray, type: str, out: np.ndarray, isa: str = "", repe
 def dequantize_into(blocks: np.ndarray, type: str, out: np.ndarray, isa: str = "", repeats: int = 1) -> None:
     """Decodes blocks (uint8) over out (float32), both C-contiguous of any shape, `repeats` times."""
 
+def decode_max(elements: np.ndarray, type: str, out: np.ndarray, isa: str = "") -> float:
+    """Decodes f16 or bf16 elements (uint8) over out (float32); returns max_abs(out)."""
+
 def lora_add(rows: np.ndarray, b: np.ndarray, a: np.ndarray, scale: float, isa: str = "") -> None:
     """rows += scale * b @ a in place, float32, in the order of csrc/merge/lora_rows.hpp."""
 
@@ -127,3 +130,6 @@ def max_abs(x: np.ndarray, isa: str = "") -> float:
 
 def sum_of_squares(x: np.ndarray, isa: str = "") -> float:
     """In float64, in the order of csrc/core/reductions.hpp."""
+
+def square_norm(x: np.ndarray, isa: str = "") -> float:
+    """sum_of_squares to within 1e-6 of its value, in the order of csrc/core/reductions.hpp."""

@@ -112,3 +112,20 @@ def test_any_length(type: str, n: int, isa: str) -> None:
 def test_what_cannot_be_decoded(n_bytes: int, type: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _native.dequantize(np.zeros((1, n_bytes), np.uint8), type)
+
+
+@pytest.mark.parametrize("type", ["f16", "bf16"])
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 63, 64, 65, 127, 161, 1000])
+def test_decoding_with_the_largest_magnitude(type: str, n: int, isa: str) -> None:
+    finite = np.random.default_rng(n).standard_normal((1, n)).astype(np.float32)
+    for special in ((), (np.inf,), (-np.inf, np.nan)):
+        values = finite.copy()
+        values[0, n - len(special) :] = special[:n]
+        stored = _native.quantize(values, type)
+        want = _native.dequantize(stored, type)
+        out = np.full(n, 7, np.float32)
+        largest = np.float32(_native.decode_max(stored, type, out, isa))
+        assert_same_values(out.reshape(1, -1), want)
+        magnitudes = np.abs(want.ravel())
+        expected = np.float32(magnitudes.max()) if n else np.float32(0)
+        assert largest == expected or (np.isnan(largest) and np.isnan(expected))

@@ -61,6 +61,27 @@ def test_reductions(n: int, seed: int, scale: float) -> None:
         assert math.isclose(got, math.fsum(float(v) ** 2 for v in x), rel_tol=1e-12)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    n=st.integers(0, 600), seed=st.integers(0, 1000), scale=st.sampled_from([1e-42, 1e-20, 1e-9, 1.0, 1e14, 1e20, 1e38])
+)
+def test_square_norm(n: int, seed: int, scale: float) -> None:
+    # From n = 300 on every other element is too small to be seen beside the rest.
+    x = np.random.default_rng(seed).standard_normal(n) * scale
+    x = np.clip(np.where((np.arange(n) % 2 == 0) & (n >= 300), x * 1e-25, x), -3e38, 3e38).astype(np.float32)
+    for isa in _native.isas():
+        got = _native.square_norm(x, isa)
+        assert got == oracle.square_norm(x)
+        assert math.isclose(got, math.fsum(float(v) ** 2 for v in x), rel_tol=1e-6)
+
+
+def test_square_norm_of_what_is_not_finite(isa: str) -> None:
+    for value in (np.inf, np.nan):
+        x = np.ones(200, np.float32)
+        x[77] = value
+        assert str(_native.square_norm(x, isa)) == str(float(value))
+
+
 @pytest.mark.parametrize("n", [1, 16, 17, 64, 65, 200])
 def test_largest_magnitude_of_what_is_not_finite(n: int, isa: str) -> None:
     for at in {0, n // 2, n - 1}:

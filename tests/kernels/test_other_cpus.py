@@ -89,6 +89,7 @@ def assert_equals_this_machine(program: list[str]) -> None:
     y = rows.kinds()["gaussian"].ravel()[:1013].copy()
     assert np.frombuffer(run(program, "max_abs", data=y.tobytes()), np.float32)[0] == _native.max_abs(y)
     assert np.frombuffer(run(program, "sum_of_squares", data=y.tobytes()), np.float64)[0] == _native.sum_of_squares(y)
+    assert np.frombuffer(run(program, "square_norm", data=y.tobytes()), np.float64)[0] == _native.square_norm(y)
     m, n, rank = 7, 75, 9
     tile, b, a = (np.resize(y[i:], shape) for i, shape in enumerate([(m, n), (m, rank), (rank, n)]))
     got = run(program, "lora_add", m, n, rank, 0.7, data=tile.tobytes() + b.tobytes() + a.tobytes())

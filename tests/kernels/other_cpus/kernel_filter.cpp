@@ -1,7 +1,8 @@
 // One kernel as a filter from stdin to stdout, for processors that only an emulator has. Built by test_other_cpus.py.
 //   kernel_filter isas
 //   kernel_filter encode|decode TYPE        f32 -> blocks, blocks -> f32
-//   kernel_filter max_abs|sum_of_squares    f32 -> one f32, one f64
+//   kernel_filter max_abs                   f32 -> one f32
+//   kernel_filter sum_of_squares|square_norm    f32 -> one f64
 //   kernel_filter lora_add M N RANK SCALE   rows, b, a -> rows
 #include <cstdio>
 #include <cstdlib>
@@ -68,6 +69,10 @@ int main(int argc, char** argv) {
   }
   if (op == "sum_of_squares") {
     const double sum = table.sum_of_squares(x.data(), static_cast<int64_t>(x.size()));
+    return write_array(&sum, 1);
+  }
+  if (op == "square_norm") {
+    const double sum = table.square_norm(x.data(), static_cast<int64_t>(x.size()));
     return write_array(&sum, 1);
   }
   if (op == "lora_add" && argc == 6) {
