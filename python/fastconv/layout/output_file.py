@@ -1,7 +1,8 @@
 """An output that bears its final name only when it is whole and on disk.
 
 Everything is written to a temporary file in the target's folder; sync() brings it to the disk, commit() gives it the
-name and syncs the folder. Whatever else happens, discard() leaves nothing behind and an older file of that name untouched.
+name and syncs the folder. Whatever else happens, discard() leaves nothing behind and an older file of that name as it
+was.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class OutputFile:
             raise write_error(self.path, error) from None
 
     def commit(self, *, overwrite: bool) -> None:
-        """Take the final name, after sync(). Raises OutputError if that fails or, without overwrite, the name is taken."""
+        """Take the final name, after sync(). Raises OutputError if that fails or the name is taken (unless overwrite)."""
         assert self._temporary is not None
         try:
             if overwrite:
