@@ -103,6 +103,34 @@ def test_every_byte_is_written_and_no_other(type: str, n_blocks: int, isa: str) 
         assert (whole[65 + want.size :] == fill).all()
 
 
+def near_thresholds(rng: np.random.Generator, n_blocks: int) -> np.ndarray:
+    """Elements that one of the 19 tries of Q6_K scales to a half, give or take two units in the last place."""
+    first = rng.standard_normal((n_blocks * 16, 1)).astype(np.float32)
+    first[::2] = (first[::2].view(np.uint32) & 0xFFFF0000).view(np.float32)
+    tries = np.float32(32) + np.float32(0.1) * rng.integers(-9, 10, (len(first), 16)).astype(np.float32)
+    ratios = np.minimum((rng.integers(0, 33, tries.shape) + 0.5) / tries.astype(np.float64), 1)
+    x = (ratios * first * rng.choice([-1, 1], tries.shape)).astype(np.float32)
+    x = (x.view(np.int32) + rng.integers(-2, 3, x.shape, dtype=np.int32)).view(np.float32)
+    x[np.arange(len(x)), rng.integers(0, 16, len(x))] = first[:, 0]
+    return x.reshape(n_blocks, 256)
+
+
+# Scales where the cubes and the sums of a sub-block underflow, are denormal, ordinary, about to overflow, infinite.
+@pytest.mark.parametrize("exponent", [-48, -46, -44, -42, -40, 0, 38, 39, 40, 41, 42, 43, 59, 60, 61, 62])
+def test_q6_k_at_the_thresholds_of_its_tries(exponent: int, isa: str) -> None:
+    x = near_thresholds(np.random.default_rng(exponent + 100), 400) * np.float32(2.0**exponent)
+    assert_same_blocks(_native.quantize(x, "q6_k", isa=isa), ggml.quantize(x, "q6_k"), "q6_k")
+
+
+# Few distinct values: the sums of many tries are equal or a rounding apart.
+@pytest.mark.parametrize("largest", [1, 2, 3, 5, 16, 31, 32, 33, 63, 65, 320, 329])
+def test_q6_k_where_tries_are_nearly_equal(largest: int, isa: str) -> None:
+    rng = np.random.default_rng(largest)
+    x = rng.integers(-largest, largest + 1, (400, 256)) * rng.standard_normal((400, 1))
+    x = x.astype(np.float32)
+    assert_same_blocks(_native.quantize(x, "q6_k", isa=isa), ggml.quantize(x, "q6_k"), "q6_k")
+
+
 # One block through all eras; from quantizers compiled from the llama.cpp of each time.
 ERAS = {
     "q4_0_v1": "0000003e 6a097b4f888888886c88888888888888",
