@@ -63,7 +63,7 @@ class OutputFile:
             raise write_error(self.path, error) from None
 
     def commit(self, *, overwrite: bool) -> None:
-        """Take the final name, after sync(). Raises OutputError if that fails or the name is taken (unless overwrite)."""
+        """Take the final name, after sync(). Raises OutputError if that fails or, unless overwrite, it is taken."""
         assert self._temporary is not None
         try:
             if overwrite:
