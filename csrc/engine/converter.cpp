@@ -7,8 +7,8 @@
 namespace fastconv {
 namespace {
 
-// Output bytes gathered before a write.
-constexpr int64_t kWriteBytes = 256 << 10;
+// Output bytes gathered before a write. Long writes let the page cache use large folios.
+constexpr int64_t kWriteBytes = 1 << 20;
 // Elements encoded at a time, a multiple of every block. Between two such steps as much of the next tile is prefetched:
 // few enough lines to be fetched meanwhile.
 constexpr int64_t kEncodeElements = 1024;
