@@ -31,7 +31,8 @@ struct Source {
 };
 
 // A low-rank update: + scale * B A. b: (n_rows, rank), a: (rank, n_cols). With a magnitude (n_rows, 1), DoRA: each row
-// is then rescaled to that norm (Liu et al. 2024, arXiv:2402.09353, eq. 5).
+// is then multiplied by magnitude / norm, the norm being that of the base row with this update alone (Liu et al. 2024,
+// arXiv:2402.09353, eq. 5; several in turn as PEFT 0.21 merges them).
 struct Delta {
   Source b, a;
   float scale;

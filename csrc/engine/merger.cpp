@@ -82,9 +82,17 @@ void Merger::apply(int64_t r0, int64_t r1, float* rows, Scratch& scratch) {
     if (!part->magnitude) continue;
     scratch.magnitude.resize(n);
     part->magnitude->read(r0, r1, 0, 1, scratch.magnitude.data());
+    // The norm is that of the base with this delta alone, whatever was merged before, as the adapter was trained.
+    const float* alone = rows;
+    if (part != parts_.front()) {
+      scratch.alone = scratch.base;
+      kernels_.lora_add(scratch.alone.data(), n_cols_, n, n_cols_, b - n * rank, part->a_rows.data(), n_cols_, rank,
+                        part->scale);
+      alone = scratch.alone.data();
+    }
     for (int64_t r = 0; r < n; ++r) {
       float* row = rows + r * n_cols_;
-      const double norm = std::sqrt(kernels_.sum_of_squares(row, n_cols_));
+      const double norm = std::sqrt(kernels_.sum_of_squares(alone + r * n_cols_, n_cols_));
       const float factor = static_cast<float>(static_cast<double>(scratch.magnitude[r]) / norm);
       for (int64_t c = 0; c < n_cols_; ++c) row[c] *= factor;
     }

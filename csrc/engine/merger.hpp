@@ -24,7 +24,7 @@ class Merger {
 
   // One thread's working memory.
   struct Scratch {
-    std::vector<float> b, base, magnitude;
+    std::vector<float> b, base, alone, magnitude;
   };
 
   // Applies every delta, one after the other, to `rows`, the base rows [r0, r1). Each row is merged once in a run;

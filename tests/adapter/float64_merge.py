@@ -38,17 +38,17 @@ def matrix(tensor: LazyTensor) -> np.ndarray:
 
 def merged(tensor: MergedTensor) -> np.ndarray:
     """In the base tensor's shape, float64."""
-    weight = matrix(tensor.base)
+    base = weight = matrix(tensor.base)
     for delta in tensor.deltas:
-        weight = _applied(weight, delta)
+        weight = _applied(weight, base, delta)
     return weight.reshape(tensor.base.shape)
 
 
-def _applied(weight: np.ndarray, delta: LoraDelta) -> np.ndarray:
+def _applied(weight: np.ndarray, base: np.ndarray, delta: LoraDelta) -> np.ndarray:
     assert delta.scale == np.float32(delta.scale)
-    update = matrix(delta.b) @ matrix(delta.a)
+    update = delta.scale * (matrix(delta.b) @ matrix(delta.a))
     assert update.shape == weight.shape
-    weight = weight + delta.scale * update
+    weight = weight + update
     if delta.magnitude is not None:
-        weight = weight * (matrix(delta.magnitude) / np.linalg.norm(weight, axis=1, keepdims=True))
+        weight = weight * (matrix(delta.magnitude) / np.linalg.norm(base + update, axis=1, keepdims=True))
     return weight

@@ -382,7 +382,6 @@ def test_a_scale_beyond_float32(model: CanonicalModel, tmp_path: Path) -> None:
 
 
 Several = list[tuple[dict[str, np.ndarray], dict[str, Any]]]
-DORA = pair(Q) | {f"{Q}.lora_magnitude_vector": tensor(64)}
 COMBINATIONS: dict[str, tuple[Several, str]] = {
     "replaced by two": (
         [({f"{HEAD}.weight": tensor(320, 64)}, {}), ({f"{HEAD}.weight": tensor(320, 64) + 1}, {})],
@@ -402,11 +401,6 @@ COMBINATIONS: dict[str, tuple[Several, str]] = {
     "updated, then resized": (
         [(pair(HEAD, 320), {}), ({f"{HEAD}.base_layer.weight": tensor(324, 64)}, {})],
         "found [324, 64], expected [320, 64]",
-    ),
-    "DoRA after another": ([(pair(Q), {}), (DORA, {"use_dora": True})], "DoRA after another update of the same tensor"),
-    "DoRA twice": (
-        [(DORA, {"use_dora": True}), (DORA, {"use_dora": True})],
-        "DoRA after another update of the same tensor is not supported",
     ),
 }
 

@@ -21,6 +21,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "plain": [{"target_modules": MATRICES}],
     "dora": [{"target_modules": [*MATRICES, "lm_head"], "use_dora": True}],
     "dora, then another": [{"use_dora": True}, {"target_modules": MATRICES}],
+    "another, then dora twice": [{"target_modules": MATRICES}, {"use_dora": True}, {"use_dora": True, "r": 3}],
     "embedding": [{"target_modules": ["embed_tokens", "lm_head"]}],
     "lora_bias": [{"lora_bias": True}],
     "trained biases and norms": [{"bias": "all", "modules_to_save": ["norm", "lm_head"]}],

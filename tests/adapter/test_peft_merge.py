@@ -116,6 +116,8 @@ SEVERAL: dict[str, tuple[list[dict[str, Any]], list[float]]] = {
     "dora scaled": ([{"use_dora": True}], [0.5]),
     "dora by zero": ([{"use_dora": True}], [0.0]),
     "dora, then others": ([{"use_dora": True}, {"target_modules": MATRICES}, {}], [1.0, 0.5, 2.0]),
+    "others, then dora": ([{}, {"target_modules": MATRICES}, {"use_dora": True}], [1.0, 0.5, 1.0]),
+    "dora twice": ([{"use_dora": True}, {"use_dora": True, "r": 3}], [1.0, 1.0]),
     "dora on other tensors": ([{}, {"use_dora": True, "target_modules": ["down_proj"]}], [1.0, 1.0]),
     "two embeddings": ([{"target_modules": ["embed_tokens"]}, {"target_modules": ["embed_tokens"]}], [1.0, 3.0]),
     "biases": ([{"lora_bias": True}, {"lora_bias": True}], [1.0, 0.5]),

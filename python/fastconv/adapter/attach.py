@@ -180,7 +180,7 @@ class _Merge:
         a, b = (pair.b.transposed(), pair.a.transposed()) if pair.is_embedding else (pair.a, pair.b)
         magnitude = None
         if pair.magnitude is not None:
-            magnitude = self._magnitude(adapter, pair, pair.magnitude, name, n_out)
+            magnitude = self._magnitude(adapter, pair, pair.magnitude, n_out)
         targets = self._add_bias(adapter, pair, pair.b_bias, scale, n_out) if pair.b_bias is not None else []
         if scale == 0 and magnitude is None:
             return targets
@@ -188,9 +188,7 @@ class _Merge:
         self._append(name, LoraDelta(b, a, scale, magnitude, adapter.path))
         return [name, *targets]
 
-    def _magnitude(
-        self, adapter: PeftAdapter, pair: LoraPair, magnitude: LazyTensor, name: str, n_out: int
-    ) -> LazyTensor:
+    def _magnitude(self, adapter: PeftAdapter, pair: LoraPair, magnitude: LazyTensor, n_out: int) -> LazyTensor:
         if pair.is_embedding:
             raise AdapterError(
                 "DoRA on an embedding rescales its columns: not supported",
@@ -199,15 +197,6 @@ class _Merge:
                 fix="merge this adapter with PEFT first",
             )
         _check_shape(adapter, magnitude, (n_out,))
-        if name in self.tensors and self.tensors[name].deltas:
-            # PEFT divides by the norm of the model's own weights plus this update, not of the sum so far.
-            raise AdapterError(
-                "DoRA after another update of the same tensor is not supported",
-                file=adapter.file,
-                tensor=magnitude.name,
-                found=f"an update by {self.tensors[name].deltas[0].adapter}",
-                fix="give the DoRA adapter first, and one only",
-            )
         return replace(magnitude.as_column(), shape=(n_out, 1))
 
     def _add_bias(self, adapter: PeftAdapter, pair: LoraPair, bias: LazyTensor, scale: float, n_out: int) -> list[str]:

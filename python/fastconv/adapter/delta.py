@@ -11,7 +11,7 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraDelta:
-    """W += scale * B @ A, then, with a magnitude, every row rescaled to it (DoRA).
+    """W += scale * B @ A, then, with a magnitude, every row rescaled (DoRA, see csrc/engine/job.hpp).
 
     b: (n_out, rank). a: (rank, n_in). magnitude: (n_out, 1) as a matrix. scale already holds alpha, rank and the user's
     factor. adapter: path, for messages.
