@@ -40,6 +40,24 @@ def ratio(case: dict, over: str, under: str) -> str:
     return "-" if a is None or b is None else f"{a / b:.1f}x"
 
 
+def checks(end_to_end: dict) -> str:
+    """Which outputs were held against whose."""
+    by_whom: dict[str, list[str]] = {}
+    for name, case in end_to_end["cases"].items():
+        for other in case["checked"]:
+            by_whom.setdefault(other, []).append(name)
+    return "; ".join(f"equal to those of {other}: {', '.join(names)}" for other, names in by_whom.items())
+
+
+def rounds(end_to_end: dict) -> str:
+    """How often each contender ran."""
+    counts: dict[str, set[int]] = {}
+    for case in end_to_end["cases"].values():
+        for name, contender in case["contenders"].items():
+            counts.setdefault(name, set()).add(contender["seconds"]["rounds"])
+    return "Rounds: " + ", ".join(f"{name} {'-'.join(map(str, sorted(n)))}" for name, n in counts.items()) + "."
+
+
 def table(end_to_end: dict, memory: dict | None) -> str:
     """The figures of every case, in seconds, and the peaks."""
     rows = [
@@ -60,7 +78,7 @@ def table(end_to_end: dict, memory: dict | None) -> str:
         f"{end_to_end['threads']} threads, {machine['cpu']} with {machine['cpus']} CPUs. Median (min-max). "
         f"The floor: {end_to_end['floor']}, by {end_to_end['threads']} threads; fastconv syncs its file before it "
         "renames it, the floor does not. llama.cpp: convert_hf_to_gguf.py, export-lora and quantize (b11434), as "
-        "the case needs. Outputs are checked before anything is timed: equal to those of NumPy and llama.cpp.",
+        f"the case needs. Outputs were checked before anything was timed: {checks(end_to_end)}. {rounds(end_to_end)}",
     ]
     if memory is not None:
         peaks = "; ".join(
