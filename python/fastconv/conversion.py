@@ -19,9 +19,9 @@ from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.targets import Layout, layout_of
 from fastconv.layout.write_back import WriteBack
-from fastconv.plan.build import interleaved
 from fastconv.plan.ftype import FileType, auto_file_type, file_type
 from fastconv.plan.job import TensorJob, TensorOutput
+from fastconv.plan.naming import interleaved
 from fastconv.request import ConvertRequest, split_types
 from fastconv.vocab.load import load_vocabulary
 

@@ -1,6 +1,6 @@
 """The command line of the llama_convert script of 2023 (llama.cpp's convert.py with --lora_path), on today's engine.
 
-Translates arguments and nothing else: what they mean is cli.py's. It writes GGJT, as the script did.
+Translates arguments and nothing else: what they mean is the command line's. It writes GGJT, as the script did.
 """
 
 from __future__ import annotations

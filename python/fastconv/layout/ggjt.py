@@ -19,8 +19,8 @@ from fastconv.architecture.spec import CanonicalModel
 from fastconv.errors import PlanError
 from fastconv.layout.ggjt_vocabulary import token_records, vocabulary_notes
 from fastconv.layout.laid_out import LaidOut, PlacedTensor
-from fastconv.plan.build import meta_names
 from fastconv.plan.ftype import FileType
+from fastconv.plan.naming import meta_names
 from fastconv.types import TYPES, row_bytes
 from fastconv.vocab.vocabulary import Vocabulary
 
