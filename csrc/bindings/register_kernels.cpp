@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <functional>
+#include <optional>
 #include <string>
 
 #include "bindings/arrays.hpp"
@@ -23,20 +25,48 @@ void require_whole_blocks(int64_t found, int64_t unit, const char* what, std::st
                           ", expected a multiple of " + std::to_string(unit));
 }
 
-Array<uint8_t> quantize(const Array<float>& x, const std::string& type_name, int threads, const std::string& isa) {
-  require_2d(x, "x");
+// Encoding in steps that may run side by side: a block, or a whole row where importance is heeded.
+struct Steps {
+  Type type;
+  int64_t elements;  // of one step
+  std::function<void(const float* src, void* dst, int64_t n_steps)> encode;
+
+  int64_t bytes() const { return row_bytes(type, elements); }
+};
+
+Steps encoding(const std::string& type_name, const std::string& isa, int64_t n_cols,
+               const std::optional<Array<float>>& importance) {
   const Type type = require_type(type_name);
-  const TypeInfo& info = type_info(type);
-  const EncodeFn encode = table(isa).encode[static_cast<size_t>(type)];
-  if (encode == nullptr) throw py::value_error("type '" + type_name + "' cannot be encoded");
+  const TypeKernels& kernels = table(isa).of(type);
+  const int64_t block = type_info(type).block_size;
+  require_whole_blocks(n_cols, block, "columns", type_name);
+  if (importance && importance->size() != n_cols)
+    throw py::value_error("importance: found " + std::to_string(importance->size()) + " values, expected " +
+                          std::to_string(n_cols));
+  if (importance && kernels.encode_weighted != nullptr)
+    return {type, n_cols,
+            [encode = kernels.encode_weighted, n_cols, weights = importance->data()](
+                const float* src, void* dst, int64_t n_steps) { encode(src, dst, n_steps, n_cols, weights); }};
+  if (kernels.encode == nullptr)
+    throw py::value_error("type '" + type_name +
+                          (kernels.encode_weighted != nullptr ? "' needs an importance" : "' cannot be encoded"));
+  return {type, block, [encode = kernels.encode, block](const float* src, void* dst, int64_t n_steps) {
+            encode(src, dst, n_steps * block);
+          }};
+}
+
+Array<uint8_t> quantize(const Array<float>& x, const std::string& type_name, int threads, const std::string& isa,
+                        const std::optional<Array<float>>& importance) {
+  require_2d(x, "x");
   const int64_t n_rows = x.shape(0), n_cols = x.shape(1);
-  require_whole_blocks(n_cols, info.block_size, "columns", type_name);
-  Array<uint8_t> out({n_rows, row_bytes(type, n_cols)});
+  const Steps steps = encoding(type_name, isa, n_cols, importance);
+  Array<uint8_t> out({n_rows, row_bytes(steps.type, n_cols)});
   const float* from = x.data();
   uint8_t* to = out.mutable_data();
   py::gil_scoped_release release;
-  split(n_rows * n_cols / info.block_size, threads, [&](int64_t first, int64_t count) {
-    encode(from + first * info.block_size, to + first * info.block_bytes, count * info.block_size);
+  if (out.size() == 0) return out;
+  split(n_rows * n_cols / steps.elements, threads, [&](int64_t first, int64_t count) {
+    steps.encode(from + first * steps.elements, to + first * steps.bytes(), count);
   });
   return out;
 }
@@ -46,7 +76,7 @@ Array<float> dequantize(const Array<uint8_t>& blocks, const std::string& type_na
   require_2d(blocks, "blocks");
   const Type type = require_type(type_name);
   const TypeInfo& info = type_info(type);
-  const DecodeFn decode = table(isa).decode[static_cast<size_t>(type)];
+  const DecodeFn decode = table(isa).of(type).decode;
   if (decode == nullptr) throw py::value_error("type '" + type_name + "' cannot be decoded");
   const int64_t n_rows = blocks.shape(0), n_bytes = blocks.shape(1);
   require_whole_blocks(n_bytes, info.block_bytes, "bytes a row", type_name);
@@ -63,21 +93,19 @@ Array<float> dequantize(const Array<uint8_t>& blocks, const std::string& type_na
 
 // Over a buffer that the caller made, `repeats` times: for tests of what is left unwritten, and for benchmarks.
 void quantize_into(const Array<float>& x, const std::string& type_name, Array<uint8_t>& out, const std::string& isa,
-                   int repeats) {
-  const Type type = require_type(type_name);
-  const EncodeFn encode = table(isa).encode[static_cast<size_t>(type)];
-  if (encode == nullptr) throw py::value_error("type '" + type_name + "' cannot be encoded");
-  require_whole_blocks(x.size(), type_info(type).block_size, "elements", type_name);
-  if (out.size() != row_bytes(type, x.size())) throw py::value_error("out: wrong size");
+                   int repeats, const std::optional<Array<float>>& importance) {
+  const Steps steps = encoding(type_name, isa, importance ? importance->size() : x.size(), importance);
+  if (steps.elements == 0 || x.size() % steps.elements != 0) throw py::value_error("x: no whole rows of importance");
+  if (out.size() != row_bytes(steps.type, x.size())) throw py::value_error("out: wrong size");
   uint8_t* to = out.mutable_data();
   py::gil_scoped_release release;
-  for (int i = 0; i < repeats; ++i) encode(x.data(), to, x.size());
+  for (int i = 0; i < repeats; ++i) steps.encode(x.data(), to, x.size() / steps.elements);
 }
 
 void dequantize_into(const Array<uint8_t>& blocks, const std::string& type_name, Array<float>& out,
                      const std::string& isa, int repeats) {
   const Type type = require_type(type_name);
-  const DecodeFn decode = table(isa).decode[static_cast<size_t>(type)];
+  const DecodeFn decode = table(isa).of(type).decode;
   if (decode == nullptr) throw py::value_error("type '" + type_name + "' cannot be decoded");
   require_whole_blocks(out.size(), type_info(type).block_size, "elements", type_name);
   if (blocks.size() != row_bytes(type, out.size())) throw py::value_error("out: wrong size");
@@ -89,7 +117,7 @@ void dequantize_into(const Array<uint8_t>& blocks, const std::string& type_name,
 float decode_max(const Array<uint8_t>& elements, const std::string& type_name, Array<float>& out,
                  const std::string& isa) {
   const Type type = require_type(type_name);
-  const DecodeMaxFn decode = table(isa).decode_max[static_cast<size_t>(type)];
+  const DecodeMaxFn decode = table(isa).of(type).decode_max;
   if (decode == nullptr) throw py::value_error("type '" + type_name + "' is not decoded so");
   if (elements.size() != row_bytes(type, out.size())) throw py::value_error("out: wrong size");
   return decode(elements.data(), out.mutable_data(), out.size());
@@ -116,11 +144,12 @@ void register_kernels(py::module_& m) {
     return names;
   });
   m.def("isa", [] { return std::string(kernels().name); });
-  m.def("quantize", &quantize, py::arg("x").noconvert(), py::arg("type"), py::arg("threads") = 1, py::arg("isa") = "");
+  m.def("quantize", &quantize, py::arg("x").noconvert(), py::arg("type"), py::arg("threads") = 1, py::arg("isa") = "",
+        py::arg("importance").noconvert() = py::none());
   m.def("dequantize", &dequantize, py::arg("blocks").noconvert(), py::arg("type"), py::arg("threads") = 1,
         py::arg("isa") = "");
   m.def("quantize_into", &quantize_into, py::arg("x").noconvert(), py::arg("type"), py::arg("out").noconvert(),
-        py::arg("isa") = "", py::arg("repeats") = 1);
+        py::arg("isa") = "", py::arg("repeats") = 1, py::arg("importance").noconvert() = py::none());
   m.def("dequantize_into", &dequantize_into, py::arg("blocks").noconvert(), py::arg("type"), py::arg("out").noconvert(),
         py::arg("isa") = "", py::arg("repeats") = 1);
   m.def("decode_max", &decode_max, py::arg("elements").noconvert(), py::arg("type"), py::arg("out").noconvert(),

@@ -11,7 +11,9 @@ namespace fastconv {
 // clang-format off
 enum class Type : uint8_t {
   f32, f16, bf16, f64, f8_e4m3, f8_e5m2,
-  q8_0, q5_1, q5_0, q4_1, q4_0, q6_k,
+  q8_0, q5_1, q5_0, q4_1, q4_0,
+  q6_k, q5_k, q4_k, q3_k, q2_k,
+  iq4_nl, iq4_xs, iq3_s, iq3_xxs, iq2_s, iq2_xs, iq2_xxs, iq1_m, iq1_s, tq2_0, tq1_0,
   // Blocks of the files that llama.cpp wrote before GGJT v3; source: llama.cpp pull requests 1405 and 1508 (May 2023).
   q4_0_v1, q4_1_v1, q5_0_v1, q5_1_v1, q8_0_v1, q4_0_v2, q4_1_v2,
   // Held by checkpoints, never converted.
@@ -27,8 +29,9 @@ struct TypeInfo {
   int ggml_type;          // id in GGUF and GGJT tensor records, -1: never stored there by today's ggml
   int block_size;         // elements
   int block_bytes;
-  double max_abs;  // a finite element no larger than this never overflows the type; 0: cannot be encoded
-  bool decodes;    // to f32
+  double max_abs;         // a finite element no larger than this never overflows the type; 0: cannot be encoded
+  bool decodes;           // to f32
+  bool needs_importance;  // to be encoded: there is no quantizer without
 };
 
 const TypeInfo& type_info(Type type);

@@ -99,7 +99,7 @@ void Converter::report(const PreparedJob& job, const Tile& tile) const {
 
 void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits) {
   const Type type = job.job.outputs[output].type;
-  const EncodeFn encode_row = kernels_.encode[static_cast<size_t>(type)];
+  const EncodeFn encode_row = kernels_.of(type).encode;
   const int64_t n = tile.elements();
   if (job.copies[output]) {
     std::byte* dst = pending_[output].append(row_bytes(type, n));
@@ -131,7 +131,7 @@ void Converter::copy_clamped(const Tile& tile, Type type, std::byte* dst) {
     const int64_t n = std::min(group, tile.elements() - i);
     if (holds(rows_.data() + i, n, info.max_abs)) continue;
     clamp(rows_.data() + i, clamped_.data(), n, info.max_abs);
-    kernels_.encode[static_cast<size_t>(type)](clamped_.data(), dst + row_bytes(type, i), n);
+    kernels_.of(type).encode(clamped_.data(), dst + row_bytes(type, i), n);
   }
 }
 

@@ -129,7 +129,7 @@ void SourceReader::read(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* d
 float SourceReader::read_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const {
   const int64_t n = (r1 - r0) * (c1 - c0);
   if (const std::byte* stored = contiguous(r0, r1, c0, c1)) {
-    const DecodeMaxFn decode_max = kernels_.decode_max[static_cast<size_t>(source_.pieces[0].type)];
+    const DecodeMaxFn decode_max = kernels_.of(source_.pieces[0].type).decode_max;
     if (decode_max != nullptr) return decode_max(stored, dst, n);
   }
   read(r0, r1, c0, c1, dst);
@@ -139,7 +139,7 @@ float SourceReader::read_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1, flo
 void SourceReader::decode(const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, float* dst,
                           int64_t dst_stride) const {
   if (piece.col_stride != 1) return decode_strided(piece, row, n_rows, col, n_cols, dst, dst_stride);
-  const DecodeFn decode_row = kernels_.decode[static_cast<size_t>(piece.type)];
+  const DecodeFn decode_row = kernels_.of(piece.type).decode;
   if (n_cols == piece.row_stride && n_cols == dst_stride)
     return decode_row(element(piece, row, col), dst, n_rows * n_cols);
   for (int64_t i = 0; i < n_rows; ++i) decode_row(element(piece, row + i, col), dst + i * dst_stride, n_cols);
@@ -148,7 +148,7 @@ void SourceReader::decode(const Piece& piece, int64_t row, int64_t n_rows, int64
 void SourceReader::decode_strided(const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols,
                                   float* dst, int64_t dst_stride) const {
   const int element_bytes = type_info(piece.type).block_bytes;
-  const DecodeFn decode_row = kernels_.decode[static_cast<size_t>(piece.type)];
+  const DecodeFn decode_row = kernels_.of(piece.type).decode;
   const bool releases = is_columnar(piece) && piece.storage->file() != nullptr;
   const int64_t pack_cols =
       std::clamp(kReleaseBytes / std::max<int64_t>(piece.col_stride * element_bytes, 1), kMinPackCols, kMaxPackCols);

@@ -17,12 +17,22 @@ using DecodeFn = void (*)(const void* src, float* dst, int64_t n);
 // Decodes, and returns the largest magnitude of what it decoded as max_abs does.
 using DecodeMaxFn = float (*)(const void* src, float* dst, int64_t n);
 using EncodeFn = void (*)(const float* src, void* dst, int64_t n);
+// Whole rows of n_cols, a multiple of the block, each weighted by the importance of its columns (n_cols of them,
+// finite, none negative).
+using EncodeWeightedFn = void (*)(const float* src, void* dst, int64_t n_rows, int64_t n_cols, const float* importance);
+
+struct TypeKernels {
+  DecodeFn decode = nullptr;                   // nullptr where type_info().decodes is false
+  DecodeMaxFn decode_max = nullptr;            // nullptr where it would gain nothing
+  EncodeFn encode = nullptr;                   // nullptr where type_info().max_abs is 0 or needs_importance
+  EncodeWeightedFn encode_weighted = nullptr;  // nullptr where importance changes nothing
+};
 
 struct KernelTable {
-  std::string_view name;                           // baseline, avx2, avx512, neon
-  std::array<DecodeFn, kTypeCount> decode;         // nullptr where type_info().decodes is false
-  std::array<DecodeMaxFn, kTypeCount> decode_max;  // nullptr where it would gain nothing
-  std::array<EncodeFn, kTypeCount> encode;         // nullptr where type_info().max_abs is 0
+  std::string_view name;  // baseline, avx2, avx512, neon
+  std::array<const TypeKernels*, kTypeCount> types;
+
+  const TypeKernels& of(Type type) const { return *types[static_cast<size_t>(type)]; }
 
   // The largest magnitude in x[0..n); NaN if any element is NaN; +infinity if any is infinite and none is NaN.
   float (*max_abs)(const float* x, int64_t n);

@@ -20,6 +20,14 @@ extern const KernelTable kTable;
 
 namespace {
 
+constexpr TypeKernels kNothing{};
+template <class T>
+constexpr TypeKernels kBlocks{T::decode, nullptr, T::encode};
+template <class T>
+constexpr TypeKernels kElements{T::decode, T::decode_max, T::encode};
+template <class T>
+constexpr TypeKernels kDecoder{T::decode};
+
 constexpr KernelTable make_table(std::string_view name) {
   KernelTable table{};
   table.name = name;
@@ -27,31 +35,29 @@ constexpr KernelTable make_table(std::string_view name) {
   table.lora_add = lora_add;
   table.sum_of_squares = sum_of_squares;
   table.square_norm = square_norm;
-  const auto put = [&table](Type type, DecodeFn decode, EncodeFn encode) {
-    table.decode[static_cast<size_t>(type)] = decode;
-    table.encode[static_cast<size_t>(type)] = encode;
+  const auto put = [&table](Type type, const TypeKernels& kernels) {
+    table.types[static_cast<size_t>(type)] = &kernels;
   };
-  put(Type::f32, PlainF32::decode, PlainF32::encode);
-  put(Type::f16, PlainF16::decode, PlainF16::encode);
-  put(Type::bf16, PlainBF16::decode, PlainBF16::encode);
-  table.decode_max[static_cast<size_t>(Type::f16)] = PlainF16::decode_max;
-  table.decode_max[static_cast<size_t>(Type::bf16)] = PlainBF16::decode_max;
-  put(Type::f64, PlainF64::decode, nullptr);
-  put(Type::f8_e4m3, PlainF8E4M3::decode, nullptr);
-  put(Type::f8_e5m2, PlainF8E5M2::decode, nullptr);
-  put(Type::q8_0, Q8_0::decode, Q8_0::encode);
-  put(Type::q5_1, Q5_1::decode, Q5_1::encode);
-  put(Type::q5_0, Q5_0::decode, Q5_0::encode);
-  put(Type::q4_1, Q4_1::decode, Q4_1::encode);
-  put(Type::q4_0, Q4_0::decode, Q4_0::encode);
-  put(Type::q6_k, Q6_K::decode, Q6_K::encode);
-  put(Type::q4_0_v1, Q4_0_v1::decode, Q4_0_v1::encode);
-  put(Type::q4_1_v1, Q4_1_v1::decode, Q4_1_v1::encode);
-  put(Type::q5_0_v1, Q5_0_v1::decode, Q5_0_v1::encode);
-  put(Type::q5_1_v1, Q5_1_v1::decode, Q5_1_v1::encode);
-  put(Type::q8_0_v1, Q8_0_v1::decode, Q8_0_v1::encode);
-  put(Type::q4_0_v2, Q4_0_v2::decode, Q4_0_v2::encode);
-  put(Type::q4_1_v2, Q4_1_v2::decode, Q4_1_v2::encode);
+  for (size_t i = 0; i < kTypeCount; ++i) put(static_cast<Type>(i), kNothing);
+  put(Type::f32, kBlocks<PlainF32>);
+  put(Type::f16, kElements<PlainF16>);
+  put(Type::bf16, kElements<PlainBF16>);
+  put(Type::f64, kDecoder<PlainF64>);
+  put(Type::f8_e4m3, kDecoder<PlainF8E4M3>);
+  put(Type::f8_e5m2, kDecoder<PlainF8E5M2>);
+  put(Type::q8_0, kBlocks<Q8_0>);
+  put(Type::q5_1, kBlocks<Q5_1>);
+  put(Type::q5_0, kBlocks<Q5_0>);
+  put(Type::q4_1, kBlocks<Q4_1>);
+  put(Type::q4_0, kBlocks<Q4_0>);
+  put(Type::q6_k, kBlocks<Q6_K>);
+  put(Type::q4_0_v1, kBlocks<Q4_0_v1>);
+  put(Type::q4_1_v1, kBlocks<Q4_1_v1>);
+  put(Type::q5_0_v1, kBlocks<Q5_0_v1>);
+  put(Type::q5_1_v1, kBlocks<Q5_1_v1>);
+  put(Type::q8_0_v1, kBlocks<Q8_0_v1>);
+  put(Type::q4_0_v2, kBlocks<Q4_0_v2>);
+  put(Type::q4_1_v2, kBlocks<Q4_1_v2>);
   return table;
 }
 

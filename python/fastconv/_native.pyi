@@ -21,6 +21,8 @@ class TypeInfo:
     def decodes(self) -> bool: ...
     @property
     def encodes(self) -> bool: ...
+    @property
+    def needs_importance(self) -> bool: ...
 
 def types() -> list[TypeInfo]: ...
 def isas() -> list[str]:
@@ -107,14 +109,26 @@ class InputChanged(Exception):
 def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) decoded to float32."""
 
-def quantize(x: np.ndarray, type: str, threads: int = 1, isa: str = "") -> np.ndarray:
-    """x: float32 (n_rows, n_cols), C-contiguous -> uint8 (n_rows, row bytes)."""
+def quantize(
+    x: np.ndarray, type: str, threads: int = 1, isa: str = "", importance: np.ndarray | None = None
+) -> np.ndarray:
+    """x: float32 (n_rows, n_cols), C-contiguous -> uint8 (n_rows, row bytes). importance: float32 (n_cols,)."""
 
 def dequantize(blocks: np.ndarray, type: str, threads: int = 1, isa: str = "") -> np.ndarray:
     """blocks: uint8 (n_rows, row bytes), C-contiguous -> float32 (n_rows, n_cols)."""
 
-def quantize_into(x: np.ndarray, type: str, out: np.ndarray, isa: str = "", repeats: int = 1) -> None:
-    """Encodes x (float32) over out (uint8), both C-contiguous, `repeats` times: for tests and benchmarks."""
+def quantize_into(
+    x: np.ndarray,
+    type: str,
+    out: np.ndarray,
+    isa: str = "",
+    repeats: int = 1,
+    importance: np.ndarray | None = None,
+) -> None:
+    """Encodes x (float32) over out (uint8), both C-contiguous, `repeats` times: for tests and benchmarks.
+
+    importance: float32 (n_cols,), for x of n_rows x n_cols.
+    """
 
 def dequantize_into(blocks: np.ndarray, type: str, out: np.ndarray, isa: str = "", repeats: int = 1) -> None:
     """Decodes blocks (uint8) over out (float32), both C-contiguous of any shape, `repeats` times."""

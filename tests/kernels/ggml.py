@@ -32,17 +32,19 @@ def library() -> ctypes.CDLL:
     return library
 
 
-def quantize_into(x: np.ndarray, type: str, out: np.ndarray) -> None:
-    """x: (rows, columns) float32, C-contiguous; out: (rows, row bytes) uint8."""
+def quantize_into(x: np.ndarray, type: str, out: np.ndarray, importance: np.ndarray | None = None) -> None:
+    """x: (rows, columns) float32, C-contiguous; out: (rows, row bytes) uint8; importance: (columns,) float32."""
     n_rows, n_cols = x.shape
+    assert importance is None or (importance.shape == (n_cols,) and importance.dtype == np.float32)
+    weights = None if importance is None else importance.ctypes.data
     written = library().ggml_quantize_chunk(
-        TYPES[type].ggml_type, x.ctypes.data, out.ctypes.data, 0, n_rows, n_cols, None
+        TYPES[type].ggml_type, x.ctypes.data, out.ctypes.data, 0, n_rows, n_cols, weights
     )
     assert written == out.size
 
 
-def quantize(x: np.ndarray, type: str) -> np.ndarray:
+def quantize(x: np.ndarray, type: str, importance: np.ndarray | None = None) -> np.ndarray:
     info = TYPES[type]
     out = np.empty((x.shape[0], x.shape[1] // info.block_size * info.block_bytes), np.uint8)
-    quantize_into(x, type, out)
+    quantize_into(x, type, out, importance)
     return out

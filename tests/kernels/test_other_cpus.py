@@ -32,21 +32,22 @@ def tools(*names: str) -> list[str]:
 
 
 def assert_shares_no_code(path: str, isa: str) -> None:
-    """An inline function compiled for one processor must not become everybody's copy: only the table is visible."""
+    """An inline function compiled for one processor must not become everybody's copy: only tables are visible."""
     symbols = subprocess.run(
         ["nm", "-gC", "--defined-only", path], stdout=subprocess.PIPE, text=True, check=True
     ).stdout
-    assert [line.split(maxsplit=2)[2] for line in symbols.splitlines()] == [f"fastconv::{isa}::kTable"]
+    for line in symbols.splitlines():
+        assert line.split(maxsplit=2)[2].startswith(f"fastconv::{isa}::k")
 
 
 def build(compiler: str, folder: Path, shells: dict[str, list[str]]) -> Path:
     """The filter program with the kernels of `shells`: instruction set -> its flags."""
     objects = []
     for isa, flags in shells.items():
-        objects.append(str(folder / f"{isa}.o"))
-        command = [compiler, *FLAGS, *flags, "-c", f"csrc/isa/{isa}/kernels.cpp", "-o", objects[-1]]
-        subprocess.run(command, cwd=ROOT, check=True)
-        assert_shares_no_code(objects[-1], isa)
+        for shell in sorted((ROOT / "csrc" / "isa" / isa).glob("*.cpp")):
+            objects.append(str(folder / f"{isa}-{shell.stem}.o"))
+            subprocess.run([compiler, *FLAGS, *flags, "-c", str(shell), "-o", objects[-1]], cwd=ROOT, check=True)
+            assert_shares_no_code(objects[-1], isa)
     program = folder / "kernel_filter"
     subprocess.run([compiler, *FLAGS, *CORE, FILTER, *objects, "-o", str(program)], cwd=ROOT, check=True)
     return program

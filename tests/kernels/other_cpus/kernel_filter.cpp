@@ -53,13 +53,13 @@ int main(int argc, char** argv) {
     if (op == "encode") {
       const std::vector<float> x = read_array<float>();
       std::vector<uint8_t> out(static_cast<size_t>(row_bytes(type, static_cast<int64_t>(x.size()))));
-      table.encode[static_cast<size_t>(type)](x.data(), out.data(), static_cast<int64_t>(x.size()));
+      table.of(type).encode(x.data(), out.data(), static_cast<int64_t>(x.size()));
       return write_array(out.data(), out.size());
     }
     const std::vector<uint8_t> blocks = read_array<uint8_t>();
     std::vector<float> out(blocks.size() / static_cast<size_t>(info.block_bytes) *
                            static_cast<size_t>(info.block_size));
-    table.decode[static_cast<size_t>(type)](blocks.data(), out.data(), static_cast<int64_t>(out.size()));
+    table.of(type).decode(blocks.data(), out.data(), static_cast<int64_t>(out.size()));
     return write_array(out.data(), out.size());
   }
   std::vector<float> x = read_array<float>();
