@@ -86,11 +86,19 @@ void register_structs(py::module_& m) {
              return Output{file, require_type(type), offset};
            }),
            py::arg("file"), py::arg("type"), py::arg("offset"));
-  py::class_<Job>(m, "Job").def(
-      py::init([](std::string name, Source source, std::vector<Delta> deltas, std::vector<Output> outputs) {
-        return Job{std::move(name), std::move(source), std::move(deltas), std::move(outputs)};
-      }),
-      py::arg("name"), py::arg("source"), py::arg("deltas"), py::arg("outputs"));
+  py::class_<Importance>(m, "Importance")
+      .def(py::init([](Source sums, std::vector<float> counts) {
+             return Importance{std::move(sums), std::move(counts)};
+           }),
+           py::arg("sums"), py::arg("counts"));
+  py::class_<Job>(m, "Job").def(py::init([](std::string name, Source source, std::vector<Delta> deltas,
+                                            std::vector<Output> outputs, std::optional<Importance> importance) {
+                                  Job job{std::move(name), std::move(source), std::move(deltas), std::move(outputs)};
+                                  if (importance) job.importance.push_back(std::move(*importance));
+                                  return job;
+                                }),
+                                py::arg("name"), py::arg("source"), py::arg("deltas"), py::arg("outputs"),
+                                py::arg("importance") = py::none());
   py::class_<DeltaStats>(m, "DeltaStats")
       .def_readonly("delta_norm", &DeltaStats::delta_norm)
       .def_readonly("base_norm", &DeltaStats::base_norm);

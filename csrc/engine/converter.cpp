@@ -99,11 +99,12 @@ void Converter::report(const PreparedJob& job, const Tile& tile) const {
 
 void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits) {
   const Type type = job.job.outputs[output].type;
-  const EncodeFn encode_row = kernels_.of(type).encode;
+  const TypeKernels& kernels = kernels_.of(type);
   const int64_t n = tile.elements();
   if (job.copies[output]) {
     std::byte* dst = pending_[output].append(row_bytes(type, n));
     job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
+    if (!fits && kernels.encode == nullptr) report(job, tile);
     if (!fits) copy_clamped(tile, type, dst);
     if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
     return;
@@ -114,11 +115,28 @@ void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, 
     clamp(src, clamped_.data(), n, type_info(type).max_abs);
     src = clamped_.data();
   }
+  if (job.importance && kernels.encode_weighted != nullptr) return encode_weighted(job, tile, src, output);
   for (int64_t i = 0; i < n; i += kEncodeElements) {
     const int64_t slice = std::min(kEncodeElements, n - i);
     prefetcher_.advance(slice * job.element_bytes);
-    encode_row(src + i, pending_[output].append(row_bytes(type, slice)), slice);
+    kernels.encode(src + i, pending_[output].append(row_bytes(type, slice)), slice);
     if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
+  }
+}
+
+// Whole rows, those of one matrix at a time.
+void Converter::encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output) {
+  const Type type = job.job.outputs[output].type;
+  const int64_t n_cols = job.source.n_cols(), most_rows = std::max(kEncodeElements / n_cols, int64_t{1});
+  for (int64_t row = tile.r0; row < tile.r1;) {
+    const int64_t n_rows = std::min({most_rows, tile.r1 - row, job.importance->rows_left(row)});
+    const float* importance = job.importance->read(row, importance_);
+    prefetcher_.advance(n_rows * n_cols * job.element_bytes);
+    kernels_.of(type).encode_weighted(src + (row - tile.r0) * n_cols,
+                                      pending_[output].append(row_bytes(type, n_rows * n_cols)), n_rows, n_cols,
+                                      importance);
+    if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
+    row += n_rows;
   }
 }
 

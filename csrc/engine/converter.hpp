@@ -48,6 +48,7 @@ class Converter {
   bool holds(const float* x, int64_t n, double max_abs) const;
   [[noreturn]] void report(const PreparedJob& job, const Tile& tile) const;
   void encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits);
+  void encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output);
   void copy_clamped(const Tile& tile, Type type, std::byte* dst);
   void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
   void prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile);
@@ -59,6 +60,7 @@ class Converter {
   std::vector<float> rows_, clamped_;
   std::vector<Pending> pending_;
   Merger::Scratch scratch_;
+  ImportanceReader::Row importance_;
   Prefetcher prefetcher_;
   std::vector<MemoryRange> ranges_;
 };

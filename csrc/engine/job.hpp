@@ -45,12 +45,20 @@ struct Output {
   int64_t offset;  // bytes from the file's start to the tensor's first block
 };
 
+// How much the columns of a tensor matter when they are rounded: sums / count of each matrix's own row. Where the count
+// is 0 nothing is known, and all columns matter alike.
+struct Importance {
+  Source sums;                // n_matrices x n_cols; the tensor's rows are those of its matrices (experts) in turn
+  std::vector<float> counts;  // per matrix
+};
+
 // One tensor: decode rows, apply the deltas one after the other, encode into every output.
 struct Job {
   std::string name;  // for messages
   Source source;
   std::vector<Delta> deltas;
   std::vector<Output> outputs;
+  std::vector<Importance> importance = {};  // empty or one
 };
 
 enum class NonFinite : uint8_t { error, keep, clamp };

@@ -15,7 +15,11 @@ PageKeeper::PageKeeper(const std::vector<std::unique_ptr<PreparedJob>>& jobs, co
 
 std::vector<FileRange> PageKeeper::ranges(size_t chunk) const {
   const Tile& span = chunks_[chunk].span;
-  return jobs_[chunks_[chunk].job]->source.file_ranges(span.r0, span.r1, span.c0, span.c1);
+  const PreparedJob& job = *jobs_[chunks_[chunk].job];
+  std::vector<FileRange> found = job.source.file_ranges(span.r0, span.r1, span.c0, span.c1);
+  if (job.importance)
+    for (const FileRange& range : job.importance->file_ranges(span.r0, span.r1)) found.push_back(range);
+  return found;
 }
 
 void PageKeeper::begin(size_t chunk) {

@@ -18,13 +18,23 @@ const Job& validated(const Job& job, size_t n_files) {
   return job;
 }
 
+// Whether an encoder is to heed importance, and so to be given whole rows.
+bool is_weighted(const Job& job, const KernelTable& kernels) {
+  return !job.importance.empty() && std::any_of(job.outputs.begin(), job.outputs.end(), [&](const Output& output) {
+    return kernels.of(output.type).encode_weighted != nullptr;
+  });
+}
+
 }  // namespace
 
 PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t tile_bytes, const KernelTable& kernels)
-    : job(validated(wanted, n_files)), index(at), source(job.source, job.deltas.empty(), kernels) {
+    : job(validated(wanted, n_files)),
+      index(at),
+      source(job.source, job.deltas.empty() && !is_weighted(job, kernels), kernels) {
   if (!job.deltas.empty()) merger = std::make_unique<Merger>(job.deltas, job.source.n_rows, job.source.n_cols, kernels);
+  if (is_weighted(job, kernels)) importance = std::make_unique<ImportanceReader>(job, kernels);
   if (tile_bytes == 0) tile_bytes = merger ? kMergedTileBytes : kTileBytes;
-  division = divide(source, merger != nullptr, tile_bytes);
+  division = divide(source, merger != nullptr || importance != nullptr, tile_bytes);
   element_bytes = (source.row_bytes() - 1) / std::max<int64_t>(source.n_cols(), 1) + 1;
   max_abs = std::numeric_limits<double>::max();
   for (const Output& output : job.outputs) {

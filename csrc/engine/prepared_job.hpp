@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/chunk.hpp"
+#include "engine/importance_reader.hpp"
 #include "engine/job.hpp"
 #include "engine/merger.hpp"
 #include "engine/source_reader.hpp"
@@ -18,9 +19,10 @@ struct PreparedJob {
   PreparedJob(const Job& job, size_t index, size_t n_files, int64_t tile_bytes, const KernelTable& kernels);
 
   const Job& job;
-  size_t index;                    // among the run's jobs
-  SourceReader source;             // may be folded to one row: places are told by n_cols of the job
-  std::unique_ptr<Merger> merger;  // nullptr without deltas
+  size_t index;                                  // among the run's jobs
+  SourceReader source;                           // may be folded to one row: places are told by n_cols of the job
+  std::unique_ptr<Merger> merger;                // nullptr without deltas
+  std::unique_ptr<ImportanceReader> importance;  // nullptr where it changes nothing
   Division division;
   // Per output: already stored in its type, so the bytes go over as they are.
   std::vector<bool> copies;

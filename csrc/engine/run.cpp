@@ -114,6 +114,10 @@ void Run::check_inputs() const {
   for (const Job& job : jobs_)
     for (const Piece& piece : job.source.pieces)
       if (piece.storage->file() != nullptr) files.insert(piece.storage->file());
+  for (const Job& job : jobs_)
+    for (const Importance& importance : job.importance)
+      for (const Piece& piece : importance.sums.pieces)
+        if (piece.storage->file() != nullptr) files.insert(piece.storage->file());
   for (const MappedFile* file : files)
     if (!file->unchanged()) throw InputChanged(file->identity());
 }

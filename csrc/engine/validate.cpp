@@ -43,6 +43,24 @@ void validate_delta(const Source& base, const Delta& delta) {
   }
 }
 
+void validate_importance(const Source& base, const Importance& importance) {
+  const Source& sums = importance.sums;
+  validate(sums);
+  if (sums.n_cols != base.n_cols || sums.n_rows < 1 || base.n_rows % sums.n_rows)
+    reject("an importance of " + shape(sums) + " does not fit " + shape(base));
+  if (static_cast<int64_t>(importance.counts.size()) != sums.n_rows)
+    reject("an importance of " + shape(sums) + " has " + std::to_string(importance.counts.size()) + " counts");
+  for (const float count : importance.counts)
+    if (!(count >= 0 && count <= std::numeric_limits<float>::max())) reject("an importance has an impossible count");
+}
+
+// Whether the bytes may go over as they are.
+bool is_stored_as(const Job& job, Type type) {
+  const auto& pieces = job.source.pieces;
+  return job.deltas.empty() &&
+         std::all_of(pieces.begin(), pieces.end(), [&](const Piece& p) { return p.type == type; });
+}
+
 }  // namespace
 
 void validate(const Piece& piece) {
@@ -120,10 +138,14 @@ void validate(const Source& source) {
 void validate(const Job& job, size_t n_files) {
   validate(job.source);
   for (const Delta& delta : job.deltas) validate_delta(job.source, delta);
+  if (job.importance.size() > 1) reject("a job has more than one importance");
+  for (const Importance& importance : job.importance) validate_importance(job.source, importance);
   if (job.outputs.empty()) reject("a job has no output");
   for (const Output& output : job.outputs) {
     const TypeInfo& info = type_info(output.type);
     if (info.max_abs == 0) reject(std::string(info.name) + " cannot be encoded");
+    if (info.needs_importance && job.importance.empty() && !is_stored_as(job, output.type))
+      reject(std::string(info.name) + " needs an importance");
     if (output.file < 0 || static_cast<size_t>(output.file) >= n_files) reject("an output names a file out of range");
     if (job.source.n_cols % info.block_size)
       reject("rows of " + std::to_string(job.source.n_cols) + " do not divide into " + std::string(info.name) +

@@ -14,7 +14,8 @@ void validate(const Piece& piece);
 // The pieces cover every stored row's columns exactly once, and rows[] names stored rows.
 void validate(const Source& source);
 
-// The deltas' shapes fit the source and the outputs' blocks divide its rows. n_files: output files of the run.
+// The shapes of deltas and importance fit the source, and the outputs' blocks divide its rows. n_files: output files of
+// the run.
 void validate(const Job& job, size_t n_files);
 
 }  // namespace fastconv

@@ -59,8 +59,19 @@ class Delta:
 class Output:
     def __init__(self, file: int, type: str, offset: int) -> None: ...
 
+class Importance:
+    def __init__(self, sums: Source, counts: Sequence[float]) -> None:
+        """sums: (n_matrices, n_cols). counts: per matrix, what its sums are divided by; 0: all columns matter alike."""
+
 class Job:
-    def __init__(self, name: str, source: Source, deltas: Sequence[Delta], outputs: Sequence[Output]) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        deltas: Sequence[Delta],
+        outputs: Sequence[Output],
+        importance: Importance | None = None,
+    ) -> None: ...
 
 class DeltaStats:
     """What the deltas of one job did: |dW| and |W|, Frobenius norms in f64 before the types round."""

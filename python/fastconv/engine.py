@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastconv import _native
 from fastconv.adapter.delta import LoraDelta
@@ -15,6 +16,9 @@ from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError, NonFiniteError, UsageError
 from fastconv.plan.job import TensorJob
 from fastconv.types import TYPES
+
+if TYPE_CHECKING:
+    from fastconv.checkpoint.imatrix import Importance
 
 # How long a wait may last before the interpreter looks for signals.
 _POLL_SECONDS = 0.1
@@ -98,7 +102,12 @@ def _native_job(job: TensorJob) -> _native.Job:
         job.source.native(),
         [_native_delta(delta) for delta in job.deltas],
         [_native.Output(output.file, output.type, output.offset) for output in job.outputs],
+        None if job.importance is None else _native_importance(job.importance),
     )
+
+
+def _native_importance(importance: Importance) -> _native.Importance:
+    return _native.Importance(importance.sums.native(), importance.counts)
 
 
 def _native_delta(delta: LoraDelta) -> _native.Delta:
@@ -144,7 +153,11 @@ def _input_changed(jobs: Sequence[TensorJob], identity: tuple[object, ...]) -> C
     storages = (
         piece.storage
         for job in jobs
-        for tensor in (job.source, *(t for d in job.deltas for t in (d.a, d.b, d.magnitude) if t is not None))
+        for tensor in (
+            job.source,
+            *(t for d in job.deltas for t in (d.a, d.b, d.magnitude) if t is not None),
+            *([job.importance.sums] if job.importance is not None else []),
+        )
         for piece in tensor.pieces
     )
     path = next((s.path for s in storages if isinstance(s, FileStorage) and s.identity == identity), None)

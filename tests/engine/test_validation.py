@@ -132,6 +132,25 @@ def test_delta_shapes(b: tuple[int, int], a: tuple[int, int], magnitude: tuple[i
 
 
 @pytest.mark.parametrize(
+    ("sums", "counts", "message"),
+    [
+        ((1, 15), [1.0], "importance of 1 x 15 does not fit 8 x 16"),
+        ((3, 16), [1.0] * 3, "importance of 3 x 16 does not fit"),
+        ((0, 16), [], "does not fit"),
+        ((2, 16), [1.0], "has 1 counts"),
+        ((1, 16), [-1.0], "impossible count"),
+        ((1, 16), [np.nan], "impossible count"),
+        ((1, 16), [np.inf], "impossible count"),
+    ],
+)
+def test_importance(sums: tuple[int, int], counts: list[float], message: str) -> None:
+    importance = _native.Importance(source(*sums), counts)
+    wrong = _native.Job("t", source(8, 16), [], [_native.Output(0, "f32", 0)], importance)
+    with pytest.raises(ValueError, match=message):
+        _native.Run([wrong], [1], 1)
+
+
+@pytest.mark.parametrize(
     ("output", "message"),
     [
         (_native.Output(1, "f32", 0), "out of range"),

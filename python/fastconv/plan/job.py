@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+
+if TYPE_CHECKING:
+    from fastconv.checkpoint.imatrix import Importance
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +32,4 @@ class TensorJob:
     source: LazyTensor
     deltas: tuple[LoraDelta, ...]
     outputs: tuple[TensorOutput, ...]
+    importance: Importance | None = None
