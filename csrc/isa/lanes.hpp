@@ -46,6 +46,7 @@ FASTCONV_INLINE F32 operator+(F32 a, F32 b) { FASTCONV_LIFT(F32, reg::add(a.r[i]
 FASTCONV_INLINE F32 operator-(F32 a, F32 b) { FASTCONV_LIFT(F32, reg::sub(a.r[i], b.r[i])); }
 FASTCONV_INLINE F32 operator*(F32 a, F32 b) { FASTCONV_LIFT(F32, reg::mul(a.r[i], b.r[i])); }
 FASTCONV_INLINE F32 operator/(F32 a, F32 b) { FASTCONV_LIFT(F32, reg::div(a.r[i], b.r[i])); }
+FASTCONV_INLINE F32 sqrt(F32 a) { FASTCONV_LIFT(F32, reg::sqrt(a.r[i])); }
 FASTCONV_INLINE I32 operator+(I32 a, I32 b) { FASTCONV_LIFT(I32, reg::add(a.r[i], b.r[i])); }
 FASTCONV_INLINE I32 operator-(I32 a, I32 b) { FASTCONV_LIFT(I32, reg::sub(a.r[i], b.r[i])); }
 FASTCONV_INLINE I32 operator&(I32 a, I32 b) { FASTCONV_LIFT(I32, reg::bit_and(a.r[i], b.r[i])); }
