@@ -53,6 +53,7 @@ py::array_t<float> read_rows(const Source& source, int64_t start, int64_t stop) 
     throw std::invalid_argument("rows [" + std::to_string(start) + ", " + std::to_string(stop) + ") of " +
                                 std::to_string(source.n_rows));
   py::array_t<float> rows({stop - start, source.n_cols});
+  require_values(source);
   float* const data = rows.mutable_data();
   const py::gil_scoped_release released;
   const SourceReader reader(source, false, kernels());
@@ -140,6 +141,7 @@ void register_engine(py::module_& m) {
       .def("wait", &Run::wait, py::arg("seconds"), py::call_guard<py::gil_scoped_release>())
       .def("cancel", &Run::cancel, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("bytes_done", &Run::bytes_done)
+      .def("rounded_blocks", &Run::rounded_blocks)
       .def("delta_stats", &Run::delta_stats);
 }
 

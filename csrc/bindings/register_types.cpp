@@ -21,6 +21,8 @@ void register_types(py::module_& m) {
       .def_readonly("max_abs", &TypeInfo::max_abs)
       .def_readonly("decodes", &TypeInfo::decodes)
       .def_readonly("needs_importance", &TypeInfo::needs_importance)
+      .def_property_readonly(
+          "today", [](const TypeInfo& t) { return std::string(type_info(todays_type(type_from_name(t.name))).name); })
       .def_property_readonly("encodes", [](const TypeInfo& t) { return t.max_abs > 0; })
       .def("__repr__", [](const TypeInfo& t) { return "TypeInfo('" + std::string(t.name) + "')"; });
   m.def("types", [] {

@@ -164,6 +164,13 @@ struct PairOrder {
   }
 };
 
+template <class From, class To>
+FASTCONV_INLINE void reorder(const uint8_t* from, uint8_t* to) {
+  I32 q0, q1;
+  From::unpack(from, q0, q1);
+  To::pack(to, q0, q1);
+}
+
 // The fifth bits: bit e of the little-endian word is bit 4 of element e, in every version.
 FASTCONV_INLINE uint32_t fifth_bits(I32 q0, I32 q1) {
   return sign_bits(shift_left<27>(q0)) | sign_bits(shift_left<27>(q1)) << 16;

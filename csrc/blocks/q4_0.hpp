@@ -18,6 +18,8 @@ struct RoundQ4_0 {
 
 template <class Field, class Order, class Rounding>
 struct Q4_0Family {
+  using Nibbles = Order;
+  static constexpr bool kHasMin = false;
   struct __attribute__((packed)) Block {
     Field d;
     uint8_t qs[16];
@@ -53,6 +55,12 @@ struct Q4_0Family {
     Order::unpack(block.qs, q0, q1);
     store(y, to_float(q0 - splat(8)) * d);
     store(y + 16, to_float(q1 - splat(8)) * d);
+  }
+
+  // The levels of a block of another generation.
+  template <class Other>
+  FASTCONV_INLINE static void take_levels(const typename Other::Block& from, Block& to) {
+    reorder<typename Other::Nibbles, Order>(from.qs, to.qs);
   }
 
   static void encode(const float* x, void* dst, int64_t n) { encode_groups<Q4_0Family>(x, dst, n); }

@@ -19,6 +19,8 @@ struct RoundQ4_1 {
 
 template <class Field, class Order, class Rounding>
 struct Q4_1Family {
+  using Nibbles = Order;
+  static constexpr bool kHasMin = true;
   struct __attribute__((packed)) Block {
     Field d, m;
     uint8_t qs[16];
@@ -58,6 +60,12 @@ struct Q4_1Family {
     Order::unpack(block.qs, q0, q1);
     store(y, to_float(q0) * d + m);
     store(y + 16, to_float(q1) * d + m);
+  }
+
+  // The levels of a block of another generation.
+  template <class Other>
+  FASTCONV_INLINE static void take_levels(const typename Other::Block& from, Block& to) {
+    reorder<typename Other::Nibbles, Order>(from.qs, to.qs);
   }
 
   static void encode(const float* x, void* dst, int64_t n) { encode_groups<Q4_1Family>(x, dst, n); }

@@ -11,6 +11,8 @@ namespace {
 
 template <class Order>
 struct Q5_0Family {
+  using Nibbles = Order;
+  static constexpr bool kHasMin = false;
   struct __attribute__((packed)) Block {
     F16Field d;
     uint32_t qh;
@@ -49,6 +51,13 @@ struct Q5_0Family {
     Order::unpack(block.qs, q0, q1);
     store(y, to_float(with_fifth_bits(q0, block.qh & 0xFFFF) - splat(16)) * d);
     store(y + 16, to_float(with_fifth_bits(q1, block.qh >> 16) - splat(16)) * d);
+  }
+
+  // The levels of a block of another generation.
+  template <class Other>
+  FASTCONV_INLINE static void take_levels(const typename Other::Block& from, Block& to) {
+    to.qh = from.qh;
+    reorder<typename Other::Nibbles, Order>(from.qs, to.qs);
   }
 
   static void encode(const float* x, void* dst, int64_t n) { encode_groups<Q5_0Family>(x, dst, n); }

@@ -11,6 +11,8 @@ namespace {
 
 template <class Order>
 struct Q5_1Family {
+  using Nibbles = Order;
+  static constexpr bool kHasMin = true;
   struct __attribute__((packed)) Block {
     F16Field d, m;
     uint32_t qh;
@@ -53,6 +55,13 @@ struct Q5_1Family {
     Order::unpack(block.qs, q0, q1);
     store(y, to_float(with_fifth_bits(q0, block.qh & 0xFFFF)) * d + m);
     store(y + 16, to_float(with_fifth_bits(q1, block.qh >> 16)) * d + m);
+  }
+
+  // The levels of a block of another generation.
+  template <class Other>
+  FASTCONV_INLINE static void take_levels(const typename Other::Block& from, Block& to) {
+    to.qh = from.qh;
+    reorder<typename Other::Nibbles, Order>(from.qs, to.qs);
   }
 
   static void encode(const float* x, void* dst, int64_t n) { encode_groups<Q5_1Family>(x, dst, n); }

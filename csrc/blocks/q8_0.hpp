@@ -10,6 +10,7 @@ namespace {
 
 template <class Field>
 struct Q8_0Family {
+  static constexpr bool kHasMin = false;
   struct __attribute__((packed)) Block {
     Field d;
     int8_t qs[32];
@@ -41,6 +42,12 @@ struct Q8_0Family {
     const F32 d = splat(block.d.value());
     store(y, to_float(load_i8(block.qs)) * d);
     store(y + 16, to_float(load_i8(block.qs + 16)) * d);
+  }
+
+  // The levels of a block of another generation.
+  template <class Other>
+  FASTCONV_INLINE static void take_levels(const typename Other::Block& from, Block& to) {
+    __builtin_memcpy(to.qs, from.qs, sizeof to.qs);
   }
 
   static void encode(const float* x, void* dst, int64_t n) { encode_groups<Q8_0Family>(x, dst, n); }

@@ -48,6 +48,8 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"q8_0_v1", -1, 32, 36, kF32Max, true, false},
     {"q4_0_v2", -1, 32, 20, kF32Max, true, false},
     {"q4_1_v2", -1, 32, 24, kF32Max / 2, true, false},
+    {"q4_2", -1, 16, 10, 0, true, false},
+    {"q4_3", -1, 16, 12, 0, true, false},
     {"i8", 24, 1, 1, 0, false, false},
     {"i16", 25, 1, 2, 0, false, false},
     {"i32", 26, 1, 4, 0, false, false},
@@ -59,6 +61,25 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
 }  // namespace
 
 const TypeInfo& type_info(Type type) { return kTypes[static_cast<size_t>(type)]; }
+
+Type todays_type(Type type) {
+  switch (type) {
+    case Type::q4_0_v1:
+    case Type::q4_0_v2:
+      return Type::q4_0;
+    case Type::q4_1_v1:
+    case Type::q4_1_v2:
+      return Type::q4_1;
+    case Type::q5_0_v1:
+      return Type::q5_0;
+    case Type::q5_1_v1:
+      return Type::q5_1;
+    case Type::q8_0_v1:
+      return Type::q8_0;
+    default:
+      return type;
+  }
+}
 
 Type type_from_name(std::string_view name) {
   for (size_t i = 0; i < kTypeCount; ++i)

@@ -14,8 +14,9 @@ enum class Type : uint8_t {
   q8_0, q5_1, q5_0, q4_1, q4_0,
   q6_k, q5_k, q4_k, q3_k, q2_k,
   iq4_nl, iq4_xs, iq3_s, iq3_xxs, iq2_s, iq2_xs, iq2_xxs, iq1_m, iq1_s, tq2_0, tq1_0,
-  // Blocks of the files that llama.cpp wrote before GGJT v3; source: llama.cpp pull requests 1405 and 1508 (May 2023).
-  q4_0_v1, q4_1_v1, q5_0_v1, q5_1_v1, q8_0_v1, q4_0_v2, q4_1_v2,
+  // Blocks of the files that llama.cpp wrote before GGJT v3; source: llama.cpp pull requests 1405 and 1508 (May 2023),
+  // 1046 and 1082 (q4_2 and q4_3, of April 2023).
+  q4_0_v1, q4_1_v1, q5_0_v1, q5_1_v1, q8_0_v1, q4_0_v2, q4_1_v2, q4_2, q4_3,
   // Held by checkpoints, never converted.
   i8, i16, i32, i64, u8, boolean,
   count
@@ -35,6 +36,10 @@ struct TypeInfo {
 };
 
 const TypeInfo& type_info(Type type);
+
+// Today's type of the same levels: that of a block which differs in the order of its levels or the width of its scales
+// alone. Every other type is its own. Between types that share it, blocks are repacked (blocks/repack.hpp).
+Type todays_type(Type type);
 
 // Type::count where no type has that name.
 Type type_from_name(std::string_view name);

@@ -29,8 +29,9 @@ void Converter::convert(PreparedJob& job, const Tile& chunk, const std::atomic<b
     pending_[i].offset =
         job.job.outputs[i].offset + row_bytes(job.job.outputs[i].type, linear(job, chunk.r0, chunk.c0));
   }
-  const bool decodes =
-      policy_ != NonFinite::keep || !std::all_of(job.copies.begin(), job.copies.end(), [](bool c) { return c; });
+  bool decodes = policy_ != NonFinite::keep;
+  for (size_t i = 0; i < n_outputs; ++i) decodes = decodes || !(job.copies[i] || job.repacks[i] != nullptr);
+  decodes = decodes && job.decodes;
 
   for_each_tile(chunk, job.division.tile, [&](const Tile& tile) {
     if (cancelled.load(std::memory_order_relaxed)) return false;
@@ -52,7 +53,7 @@ bool Converter::copy_through(const PreparedJob& job, const Tile& chunk, const st
   const std::byte* stored = job.source.contiguous(chunk.r0, chunk.r1, chunk.c0, chunk.c1);
   if (stored == nullptr) return false;
   bool fits = true;
-  if (policy_ != NonFinite::keep)
+  if (policy_ != NonFinite::keep && job.decodes)
     for_each_tile(chunk, job.division.tile, [&](const Tile& tile) {
       if (cancelled.load(std::memory_order_relaxed)) return false;
       fits = read(job, tile);
@@ -97,13 +98,16 @@ void Converter::report(const PreparedJob& job, const Tile& tile) const {
   throw std::logic_error("max_abs disagrees with the elements");
 }
 
-void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits) {
+void Converter::encode(PreparedJob& job, const Tile& tile, size_t output, bool fits) {
   const Type type = job.job.outputs[output].type;
   const TypeKernels& kernels = kernels_.of(type);
   const int64_t n = tile.elements();
-  if (job.copies[output]) {
+  if (job.copies[output] || job.repacks[output] != nullptr) {
     std::byte* dst = pending_[output].append(row_bytes(type, n));
-    job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
+    if (job.copies[output])
+      job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
+    else
+      repack(job, tile, output, dst);
     if (!fits && kernels.encode == nullptr) report(job, tile);
     if (!fits) copy_clamped(tile, type, dst);
     if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
@@ -138,6 +142,14 @@ void Converter::encode_weighted(const PreparedJob& job, const Tile& tile, const 
     if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
     row += n_rows;
   }
+}
+
+void Converter::repack(PreparedJob& job, const Tile& tile, size_t output, std::byte* dst) {
+  const Type from = job.job.source.pieces[0].type;
+  stored_.resize(std::max(stored_.size(), static_cast<size_t>(row_bytes(from, tile.elements()))));
+  job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, stored_.data());
+  const int64_t rounded = job.repacks[output](stored_.data(), dst, tile.elements());
+  if (rounded > 0) job.rounded_blocks.fetch_add(rounded, std::memory_order_relaxed);
 }
 
 // Only what does not fit is encoded anew: a block that does must not depend on its tile.

@@ -47,8 +47,9 @@ class Converter {
   bool read(const PreparedJob& job, const Tile& tile);
   bool holds(const float* x, int64_t n, double max_abs) const;
   [[noreturn]] void report(const PreparedJob& job, const Tile& tile) const;
-  void encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits);
+  void encode(PreparedJob& job, const Tile& tile, size_t output, bool fits);
   void encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output);
+  void repack(PreparedJob& job, const Tile& tile, size_t output, std::byte* dst);
   void copy_clamped(const Tile& tile, Type type, std::byte* dst);
   void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
   void prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile);
@@ -58,6 +59,7 @@ class Converter {
   const NonFinite policy_;
   const KernelTable& kernels_;
   std::vector<float> rows_, clamped_;
+  std::vector<std::byte> stored_;
   std::vector<Pending> pending_;
   Merger::Scratch scratch_;
   ImportanceReader::Row importance_;

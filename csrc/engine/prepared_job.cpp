@@ -37,9 +37,14 @@ PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t t
   division = divide(source, merger != nullptr || importance != nullptr, tile_bytes);
   element_bytes = (source.row_bytes() - 1) / std::max<int64_t>(source.n_cols(), 1) + 1;
   max_abs = std::numeric_limits<double>::max();
+  const std::vector<Piece>& pieces = job.source.pieces;
+  decodes = std::all_of(pieces.begin(), pieces.end(), [](const Piece& p) { return type_info(p.type).decodes; });
   for (const Output& output : job.outputs) {
     copies.push_back(!merger && source.stored_as(output.type));
-    max_abs = std::min(max_abs, type_info(output.type).max_abs);
+    const bool same = !merger && !pieces.empty() && source.stored_as(pieces[0].type);
+    repacks.push_back(same ? kernels.repack(pieces[0].type, output.type) : nullptr);
+    // What is copied and cannot be encoded has no limit of its own.
+    if (type_info(output.type).max_abs > 0) max_abs = std::min(max_abs, type_info(output.type).max_abs);
   }
 }
 

@@ -26,8 +26,12 @@ struct PreparedJob {
   Division division;
   // Per output: already stored in its type, so the bytes go over as they are.
   std::vector<bool> copies;
+  // Per output: what turns the stored blocks into its own without decoding them, or nullptr.
+  std::vector<RepackFn> repacks;
+  bool decodes;           // the source's type has values to look at; if not, every output is a copy
   int64_t element_bytes;  // stored, rounded up
   double max_abs;         // the least of the outputs'
+  std::atomic<int64_t> rounded_blocks{0};
   std::atomic<int64_t> chunks_left{0};
   std::optional<DeltaStats> stats;
 };

@@ -131,6 +131,12 @@ void Run::cancel() {
     if (thread.joinable()) thread.join();
 }
 
+std::vector<int64_t> Run::rounded_blocks() const {
+  std::vector<int64_t> counts;
+  for (const auto& job : prepared_) counts.push_back(job->rounded_blocks.load());
+  return counts;
+}
+
 std::vector<std::optional<DeltaStats>> Run::delta_stats() const {
   std::vector<std::optional<DeltaStats>> stats;
   for (const auto& job : prepared_)

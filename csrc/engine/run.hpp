@@ -41,6 +41,9 @@ class Run {
   // Stored bytes of the jobs' sources, deltas aside, that were consumed.
   int64_t bytes_done() const { return bytes_done_.load(std::memory_order_relaxed); }
 
+  // Per job: blocks that were repacked with their scales rounded, summed over its outputs.
+  std::vector<int64_t> rounded_blocks() const;
+
   // Per job, empty without deltas. Call once wait() returned true.
   std::vector<std::optional<DeltaStats>> delta_stats() const;
 

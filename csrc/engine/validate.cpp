@@ -31,13 +31,16 @@ std::string shape(const Source& source) {
 }
 
 void validate_delta(const Source& base, const Delta& delta) {
-  validate(delta.b);
-  validate(delta.a);
+  for (const Source* factor : {&delta.b, &delta.a}) {
+    validate(*factor);
+    require_values(*factor);
+  }
   if (delta.b.n_rows != base.n_rows || delta.a.n_cols != base.n_cols || delta.b.n_cols != delta.a.n_rows)
     reject("a delta of B " + shape(delta.b) + " and A " + shape(delta.a) + " does not fit " + shape(base));
   if (delta.magnitude.size() > 1) reject("a delta has more than one magnitude");
   for (const Source& magnitude : delta.magnitude) {
     validate(magnitude);
+    require_values(magnitude);
     if (magnitude.n_rows != base.n_rows || magnitude.n_cols != 1)
       reject("a magnitude of " + shape(magnitude) + " does not fit " + shape(base));
   }
@@ -57,8 +60,9 @@ void validate_importance(const Source& base, const Importance& importance) {
 // Whether the bytes may go over as they are.
 bool is_stored_as(const Job& job, Type type) {
   const auto& pieces = job.source.pieces;
-  return job.deltas.empty() &&
-         std::all_of(pieces.begin(), pieces.end(), [&](const Piece& p) { return p.type == type; });
+  return job.deltas.empty() && std::all_of(pieces.begin(), pieces.end(), [type](const Piece& piece) {
+           return piece.type == type && (piece.col_stride == 1 || piece.n_cols <= 1);
+         });
 }
 
 }  // namespace
@@ -67,7 +71,6 @@ void validate(const Piece& piece) {
   const TypeInfo& info = type_info(piece.type);
   const std::string type(info.name);
   if (!piece.storage) reject("a piece has no storage");
-  if (!info.decodes) reject(type + " cannot be decoded");
   for (int64_t value :
        {piece.offset, piece.row_stride, piece.col_stride, piece.row, piece.n_rows, piece.col, piece.n_cols})
     if (value < 0) reject("a piece has a negative offset, stride or extent");
@@ -135,6 +138,11 @@ void validate(const Source& source) {
       reject("row index " + std::to_string(row) + " outside the " + std::to_string(n_stored) + " stored rows");
 }
 
+void require_values(const Source& source) {
+  for (const Piece& piece : source.pieces)
+    if (!type_info(piece.type).decodes) reject(std::string(type_info(piece.type).name) + " cannot be decoded");
+}
+
 void validate(const Job& job, size_t n_files) {
   validate(job.source);
   for (const Delta& delta : job.deltas) validate_delta(job.source, delta);
@@ -143,9 +151,11 @@ void validate(const Job& job, size_t n_files) {
   if (job.outputs.empty()) reject("a job has no output");
   for (const Output& output : job.outputs) {
     const TypeInfo& info = type_info(output.type);
-    if (info.max_abs == 0) reject(std::string(info.name) + " cannot be encoded");
-    if (info.needs_importance && job.importance.empty() && !is_stored_as(job, output.type))
-      reject(std::string(info.name) + " needs an importance");
+    if (!is_stored_as(job, output.type)) {
+      if (info.max_abs == 0) reject(std::string(info.name) + " cannot be encoded");
+      if (info.needs_importance && job.importance.empty()) reject(std::string(info.name) + " needs an importance");
+      require_values(job.source);
+    }
     if (output.file < 0 || static_cast<size_t>(output.file) >= n_files) reject("an output names a file out of range");
     if (job.source.n_cols % info.block_size)
       reject("rows of " + std::to_string(job.source.n_cols) + " do not divide into " + std::string(info.name) +

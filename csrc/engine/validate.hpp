@@ -8,11 +8,14 @@ namespace fastconv {
 
 // Each throws std::invalid_argument.
 
-// Every element of the piece lies inside its storage; its type can be decoded.
+// Every element of the piece lies inside its storage.
 void validate(const Piece& piece);
 
 // The pieces cover every stored row's columns exactly once, and rows[] names stored rows.
 void validate(const Source& source);
+
+// All of its types can be decoded: needed where the elements' values are, not where blocks are copied.
+void require_values(const Source& source);
 
 // The shapes of deltas and importance fit the source, and the outputs' blocks divide its rows. n_files: output files of
 // the run.

@@ -28,11 +28,27 @@ struct TypeKernels {
   EncodeWeightedFn encode_weighted = nullptr;  // nullptr where importance changes nothing
 };
 
+// The same levels in blocks of another generation. Returns the number of blocks whose scales had to be rounded.
+using RepackFn = int64_t (*)(const void* src, void* dst, int64_t n);
+struct Repack {
+  Type from, to;
+  RepackFn run;
+};
+constexpr size_t kRepackCount = 18;
+
 struct KernelTable {
   std::string_view name;  // baseline, avx2, avx512, neon
   std::array<const TypeKernels*, kTypeCount> types;
 
+  std::array<Repack, kRepackCount> repacks;
+
   const TypeKernels& of(Type type) const { return *types[static_cast<size_t>(type)]; }
+  // nullptr where the types do not share their levels, and for a type and itself.
+  RepackFn repack(Type from, Type to) const {
+    for (const Repack& entry : repacks)
+      if (entry.from == from && entry.to == to) return entry.run;
+    return nullptr;
+  }
 
   // The largest magnitude in x[0..n); NaN if any element is NaN; +infinity if any is infinite and none is NaN.
   float (*max_abs)(const float* x, int64_t n);

@@ -6,10 +6,12 @@
 #include "blocks/plain.hpp"
 #include "blocks/q4_0.hpp"
 #include "blocks/q4_1.hpp"
+#include "blocks/q4_2.hpp"
 #include "blocks/q5_0.hpp"
 #include "blocks/q5_1.hpp"
 #include "blocks/q6_k.hpp"
 #include "blocks/q8_0.hpp"
+#include "blocks/repack.hpp"
 #include "core/reductions.hpp"
 #include "isa/kernel_table.hpp"
 #include "merge/lora_rows.hpp"
@@ -27,6 +29,28 @@ template <class T>
 constexpr TypeKernels kElements{T::decode, T::decode_max, T::encode};
 template <class T>
 constexpr TypeKernels kDecoder{T::decode};
+
+// Every pair of types that share todays_type().
+constexpr std::array<Repack, kRepackCount> kRepacks = {{
+    {Type::q4_0_v1, Type::q4_0, repack_blocks<Q4_0_v1, Q4_0>},
+    {Type::q4_0_v2, Type::q4_0, repack_blocks<Q4_0_v2, Q4_0>},
+    {Type::q4_0, Type::q4_0_v1, repack_blocks<Q4_0, Q4_0_v1>},
+    {Type::q4_0_v2, Type::q4_0_v1, repack_blocks<Q4_0_v2, Q4_0_v1>},
+    {Type::q4_0, Type::q4_0_v2, repack_blocks<Q4_0, Q4_0_v2>},
+    {Type::q4_0_v1, Type::q4_0_v2, repack_blocks<Q4_0_v1, Q4_0_v2>},
+    {Type::q4_1_v1, Type::q4_1, repack_blocks<Q4_1_v1, Q4_1>},
+    {Type::q4_1_v2, Type::q4_1, repack_blocks<Q4_1_v2, Q4_1>},
+    {Type::q4_1, Type::q4_1_v1, repack_blocks<Q4_1, Q4_1_v1>},
+    {Type::q4_1_v2, Type::q4_1_v1, repack_blocks<Q4_1_v2, Q4_1_v1>},
+    {Type::q4_1, Type::q4_1_v2, repack_blocks<Q4_1, Q4_1_v2>},
+    {Type::q4_1_v1, Type::q4_1_v2, repack_blocks<Q4_1_v1, Q4_1_v2>},
+    {Type::q5_0_v1, Type::q5_0, repack_blocks<Q5_0_v1, Q5_0>},
+    {Type::q5_0, Type::q5_0_v1, repack_blocks<Q5_0, Q5_0_v1>},
+    {Type::q5_1_v1, Type::q5_1, repack_blocks<Q5_1_v1, Q5_1>},
+    {Type::q5_1, Type::q5_1_v1, repack_blocks<Q5_1, Q5_1_v1>},
+    {Type::q8_0_v1, Type::q8_0, repack_blocks<Q8_0_v1, Q8_0>},
+    {Type::q8_0, Type::q8_0_v1, repack_blocks<Q8_0, Q8_0_v1>},
+}};
 
 constexpr KernelTable make_table(std::string_view name) {
   KernelTable table{};
@@ -58,6 +82,9 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::q8_0_v1, kBlocks<Q8_0_v1>);
   put(Type::q4_0_v2, kBlocks<Q4_0_v2>);
   put(Type::q4_1_v2, kBlocks<Q4_1_v2>);
+  put(Type::q4_2, kDecoder<Q4_2>);
+  put(Type::q4_3, kDecoder<Q4_3>);
+  table.repacks = kRepacks;
   return table;
 }
 

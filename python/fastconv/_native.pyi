@@ -22,6 +22,10 @@ class TypeInfo:
     @property
     def encodes(self) -> bool: ...
     @property
+    def today(self) -> str:
+        """Today's type of the same levels, its own name where it is one: blocks are repacked between such types."""
+
+    @property
     def needs_importance(self) -> bool: ...
 
 def types() -> list[TypeInfo]: ...
@@ -107,6 +111,9 @@ class Run:
     @property
     def bytes_done(self) -> int:
         """Input bytes (base tensors) consumed so far."""
+
+    def rounded_blocks(self) -> list[int]:
+        """Per job, once done: blocks that were repacked and whose scales had to be rounded, summed over outputs."""
 
     def delta_stats(self) -> list[DeltaStats | None]:
         """Per job, once done; None where a job has no delta."""

@@ -48,7 +48,6 @@ def piece(**changes: Any) -> _native.Piece:
         ({"offset": 2**63 - 1}, "past 2\\^63"),
         ({"row": 2**63 - 1}, "past 2\\^63"),
         ({"n_rows": HUGE, "row_stride": 0, "n_cols": HUGE, "col_stride": 1}, "past 2\\^63"),
-        ({"type": "i64"}, "i64 cannot be decoded"),
         ({"type": "q9_9"}, "q9_9. is unknown"),
         ({"type": "q8_0", "n_cols": 16}, "does not divide into q8_0 blocks"),
         ({"type": "q8_0", "n_cols": 32, "row_stride": 48, "n_rows": 2}, "does not divide"),
@@ -158,12 +157,28 @@ def test_importance(sums: tuple[int, int], counts: list[float], message: str) ->
         (_native.Output(0, "f32", -1), "offset"),
         (_native.Output(0, "f32", 2**63 - 1), "offset"),
         (_native.Output(0, "q4_0", 0), "rows of 16 do not divide into q4_0 blocks of 32"),
-        (_native.Output(0, "f64", 0), "cannot be encoded"),
+        (_native.Output(0, "f64", 0), "f64 cannot be encoded"),
     ],
 )
 def test_output(output: _native.Output, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _native.Run([_native.Job("t", source(8, 16), [], [output])], [1], 1)
+
+
+def test_values_are_needed_where_blocks_are_not_copied() -> None:
+    counts = _native.Source(2, 16, [piece(type="i32", n_rows=2)])
+    with pytest.raises(ValueError, match="i32 cannot be decoded"):
+        _native.Run([_native.Job("t", counts, [], [_native.Output(0, "f32", 0)])], [1], 1)
+    with pytest.raises(ValueError, match="i64 cannot be encoded"):
+        _native.Run([_native.Job("t", counts, [], [_native.Output(0, "i64", 0)])], [1], 1)
+    delta = _native.Delta(source(2, 1), source(1, 16), 1.0)
+    with pytest.raises(ValueError, match="i32 cannot be encoded"):
+        _native.Run([_native.Job("t", counts, [delta], [_native.Output(0, "i32", 0)])], [1], 1)
+    delta = _native.Delta(_native.Source(2, 16, [piece(type="i32", n_rows=2)]), source(16, 16), 1.0)
+    with pytest.raises(ValueError, match="i32 cannot be decoded"):
+        _native.Run([_native.Job("t", source(2, 16), [delta], [_native.Output(0, "f32", 0)])], [1], 1)
+    with pytest.raises(ValueError, match="i32 cannot be decoded"):
+        _native.read_rows(counts, 0, 1)
 
 
 def test_run_options() -> None:

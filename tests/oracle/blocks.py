@@ -198,10 +198,26 @@ def nibbles(packed: Array, paired: bool) -> Array:
     return (np.stack([low, high], axis=2).reshape(-1, 32) if paired else np.hstack([low, high])).astype(np.int64)
 
 
+# name -> elements, bytes of float16 scales, of the types of April 2023 in pairs
+SHORT_LIVED = {"q4_2": (16, 2), "q4_3": (16, 4)}
+
+
+def decode_short_lived(blocks: Array, type: str) -> Array:
+    elements, head = SHORT_LIVED[type]
+    block = blocks.reshape(-1, head + elements // 2)
+    packed = block[:, head:]
+    q = np.stack([packed & 15, packed >> 4], axis=2).reshape(-1, elements).astype(F32)
+    d, _ = field(block, 0, "<f2")
+    x = (q - F32(8)) * d if type == "q4_2" else q * d + field(block, 2, "<f2")[0]
+    return x.reshape(len(blocks), -1)
+
+
 @np.errstate(all="ignore")
 def decode(blocks: Array, type: str) -> Array:
     """(rows, row bytes) uint8 -> (rows, columns) float32, of the block types."""
     name, _, version = type.partition("_v")
+    if type in SHORT_LIVED:
+        return decode_short_lived(blocks, type)
     if type == "q6_k":
         return decode_q6_k(blocks.reshape(-1, 210)).reshape(len(blocks), -1)
     fifth, centred = name.startswith("q5"), name.endswith("_0")

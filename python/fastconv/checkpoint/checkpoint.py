@@ -9,6 +9,17 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 
 
 @dataclass(frozen=True, slots=True)
+class FileContents:
+    """What one file holds. The fields are those of Checkpoint."""
+
+    format: str
+    tensors: dict[str, LazyTensor]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    encoded: dict[str, bytes] = field(default_factory=dict)
+    parts: tuple[dict[str, LazyTensor], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """An opened source; no tensor data has been read.
 
@@ -16,6 +27,7 @@ class Checkpoint:
     "safetensors", "torch", "gguf", "ggjt" (the whole GGML family). files: every tensor file, in order. tensors: by name
     as stored, in the order of the files. config: config.json or params.json, {} if there is none. metadata: what the
     format itself holds beside tensors (GGUF key-values, safetensors __metadata__, the GGJT header), by its own keys.
+    encoded: GGUF's key-values as stored, type and value, to be written as they are.
     parts: the model-parallel parts of a Meta or early GGML model, in order, each with the same names, which `tensors`
     then holds of part 0; () for every other source.
     """
@@ -27,4 +39,5 @@ class Checkpoint:
     tensors: dict[str, LazyTensor]
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    encoded: dict[str, bytes] = field(default_factory=dict)
     parts: tuple[dict[str, LazyTensor], ...] = ()

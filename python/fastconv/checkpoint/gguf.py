@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from fastconv.checkpoint import marks
@@ -31,8 +32,8 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: 
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 
 
-def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
-    """The tensors, in the order of their records, and the key-values.
+def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, Any], dict[str, bytes]]:
+    """The tensors, in the order of their records, the key-values, and these as they are stored: type, then value.
 
     Shapes have the output dimension first, as everywhere but in the file. Strings that are not UTF-8 stay bytes; a
     tensor of an unknown type is kept under the type name `ggml_type_N`. Raises CheckpointError.
@@ -48,11 +49,17 @@ def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, An
     n_tensors, n_values = cursor.u64(), cursor.u64()
     cursor.check_count(n_values, 8 + 4 + 1, "key-values")
     metadata: dict[str, Any] = {}
+    ends: list[tuple[int, int]] = []
+    first = cursor.position
     for _ in range(n_values):
         key = _key(cursor)
         if key in metadata:
             raise CheckpointError(f"key {key} appears twice", file=storage.path)
+        start = cursor.position
         metadata[key] = _value(cursor, cursor.u32(), key, 0)
+        ends.append((start - first, cursor.position - first))
+    section = storage.read(first, cursor.position - first)
+    encoded = {key: section[start:end] for key, (start, end) in zip(metadata, ends, strict=True)}
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise CheckpointError(
@@ -61,7 +68,27 @@ def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, An
     cursor.check_count(n_tensors, 8 + 4 + 4 + 8, "tensors")
     records = [_record(cursor) for _ in range(n_tensors)]
     data_start = -(-cursor.position // alignment) * alignment
-    return _tensors(storage, records, data_start, alignment), metadata
+    return _tensors(storage, records, data_start, alignment), metadata, encoded
+
+
+def check_split(paths: Sequence[str], headers: Sequence[dict[str, Any]], n_tensors: int) -> None:
+    """Whether the files are what llama-gguf-split made of one model: all of it, in order.
+
+    headers: their key-values. n_tensors: of all files together. Raises CheckpointError.
+    """
+    for number, (path, values) in enumerate(zip(paths, headers, strict=True)):
+        count = values.get("split.count", 1)
+        if count != len(paths) or (count > 1 and values.get("split.no") != number):
+            raise CheckpointError(
+                "is another shard than its name says" if len(paths) > 1 else "is one shard of several",
+                file=path,
+                found=f"split.no {values.get('split.no')} of split.count {count}",
+                expected=f"{number} of {len(paths)}",
+                fix="name the shards X-00001-of-0000N.gguf, as llama-gguf-split does",
+            )
+    stated = headers[0].get("split.tensors.count", n_tensors)
+    if stated != n_tensors:
+        raise CheckpointError("the shards do not hold all tensors", file=paths[0], found=n_tensors, expected=stated)
 
 
 def _key(cursor: Cursor) -> str:

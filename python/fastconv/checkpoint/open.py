@@ -6,10 +6,11 @@ Knows the formats' marks and the usual file names; the readers know the rest.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from fastconv.checkpoint import marks
-from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.checkpoint import Checkpoint, FileContents
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.shard_index import (
@@ -54,8 +55,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if is_meta_part(name):
         return _open_meta(path, directory, find_meta_parts(directory, sorted(os.listdir(directory))))
     family = shard_stem(name)
-    if family and family[1] in (".safetensors", ".bin"):
-        shards = _find_family(directory, sorted(os.listdir(directory)), *family)
+    if family and family[1] in (".safetensors", ".bin", ".gguf"):
+        find = find_shards if family[1] == ".gguf" else _find_family
+        shards = find(directory, sorted(os.listdir(directory)), *family)
         if shards is not None and name in shards.files:
             return _open_shards(path, directory, shards)
     return _open_file(path, directory)
@@ -111,96 +113,104 @@ def _find_family(directory: str, names: list[str], stem: str, suffix: str) -> Sh
 
 
 def _open_shards(path: str, directory: str, shards: ShardSet) -> Checkpoint:
-    opened: dict[str, dict[str, LazyTensor]] = {}
-    formats: list[str] = []
-    metadata: dict[str, Any] = {}
-    for name in shards.files:
-        kind, opened[name], more, _ = read_file(os.path.join(directory, name))
-        formats.append(kind)
-        metadata |= more
-    if len(set(formats)) != 1:
-        raise CheckpointError(
-            "shards are of different formats",
-            file=directory,
-            found=", ".join(sorted(set(formats))),
-        )
     files = tuple(os.path.join(directory, name) for name in shards.files)
-    tensors = merge_shards(directory, shards, opened)
-    return _checkpoint(path, directory, formats[0], files, tensors, metadata)
+    opened = [read_file(file) for file in files]
+    formats = sorted({contents.format for contents in opened})
+    if len(formats) != 1:
+        raise CheckpointError("shards are of different formats", file=directory, found=", ".join(formats))
+    tensors = merge_shards(
+        directory, shards, {name: found.tensors for name, found in zip(shards.files, opened, strict=True)}
+    )
+    first, metadata = opened[0], {}
+    if formats == ["gguf"]:
+        from fastconv.checkpoint.gguf import check_split
+
+        metadata = first.metadata  # the others say only which shard they are
+        check_split(files, [contents.metadata for contents in opened], len(tensors))
+    else:
+        for contents in opened:
+            metadata |= contents.metadata
+    return _checkpoint(path, directory, files, replace(first, tensors=tensors, metadata=metadata))
 
 
 def _open_meta(path: str, directory: str, names: tuple[str, ...]) -> Checkpoint:
     files = tuple(os.path.join(directory, name) for name in names)
     parts: list[dict[str, LazyTensor]] = []
     for file in files:
-        kind, tensors, _, _ = read_file(file)
-        if kind != "torch":
-            raise CheckpointError("is no PyTorch checkpoint", file=file, found=kind)
+        contents = read_file(file)
+        if contents.format != "torch":
+            raise CheckpointError("is no PyTorch checkpoint", file=file, found=contents.format)
+        tensors = contents.tensors
         if parts and tensors.keys() != parts[0].keys():
             name = min(tensors.keys() ^ parts[0].keys())
             problem = "is missing from this part" if name in parts[0] else "is missing from the first part"
             raise CheckpointError(problem, file=file, tensor=name, fix="download the parts again")
         parts.append(tensors)
-    return _checkpoint(path, directory, "torch", files, parts[0], {}, tuple(parts))
+    return _checkpoint(path, directory, files, FileContents("torch", parts[0], parts=tuple(parts)))
 
 
 def _open_file(path: str, directory: str) -> Checkpoint:
-    kind, tensors, metadata, parts = read_file(path)
-    files = tuple(dict.fromkeys([path, *(file for part in parts for file in _files_of(part))]))
-    return _checkpoint(path, directory, kind, files, tensors, metadata, parts)
+    contents = read_file(path)
+    if contents.format == "gguf":
+        from fastconv.checkpoint.gguf import check_split
+
+        check_split([path], [contents.metadata], len(contents.tensors))
+    files = tuple(dict.fromkeys([path, *(file for part in contents.parts for file in _files_of(part))]))
+    return _checkpoint(path, directory, files, contents)
 
 
 def _files_of(tensors: dict[str, LazyTensor]) -> list[str]:
     return list(dict.fromkeys(file for tensor in tensors.values() for file in tensor.files))
 
 
-def _checkpoint(
-    path: str,
-    directory: str,
-    kind: str,
-    files: tuple[str, ...],
-    tensors: dict[str, LazyTensor],
-    metadata: dict[str, Any],
-    parts: tuple[dict[str, LazyTensor], ...] = (),
-) -> Checkpoint:
+def _checkpoint(path: str, directory: str, files: tuple[str, ...], contents: FileContents) -> Checkpoint:
     config: dict[str, Any] = {}
-    if kind in ("safetensors", "torch"):  # the others carry their own, and may hold a vocabulary alone
-        if not tensors:
+    if contents.format in ("safetensors", "torch"):  # the others carry their own, and may hold a vocabulary alone
+        if not contents.tensors:
             raise CheckpointError("holds no tensors", file=path)
         for name in ("config.json", "params.json"):
             if os.path.exists(os.path.join(directory, name)):
                 config = read_json_object(os.path.join(directory, name))
                 break
-    return Checkpoint(path, directory, kind, files, tensors, config, metadata, parts)
+    return Checkpoint(
+        path,
+        directory,
+        contents.format,
+        files,
+        contents.tensors,
+        config,
+        contents.metadata,
+        contents.encoded,
+        contents.parts,
+    )
 
 
-def read_file(
-    path: str | os.PathLike[str],
-) -> tuple[str, dict[str, LazyTensor], dict[str, Any], tuple[dict[str, LazyTensor], ...]]:
-    """Format, tensors, metadata and parts of one file; see Checkpoint. Raises CheckpointError."""
+def read_file(path: str | os.PathLike[str]) -> FileContents:
+    """What one file holds. Raises CheckpointError."""
     storage = FileStorage(path)
     mark = storage.read(0, min(64, storage.size))
     if mark[:4] == marks.ZIP:
         from fastconv.checkpoint.torch_zip import read_torch_zip
 
-        return "torch", read_torch_zip(storage), {}, ()
+        return FileContents("torch", read_torch_zip(storage))
     if mark[:4] == marks.GGUF:
         from fastconv.checkpoint.gguf import read_gguf
 
-        return "gguf", *read_gguf(storage), ()
+        return FileContents("gguf", *read_gguf(storage))
     if mark[:4] in marks.GGML_FAMILIES or mark[:4] in marks.GGML_OTHERS:
         from fastconv.checkpoint.ggjt import read_ggjt
 
-        return "ggjt", *read_ggjt(storage)
+        tensors, header, parts = read_ggjt(storage)
+        return FileContents("ggjt", tensors, header, parts=parts)
     if mark.startswith(marks.TORCH_LEGACY):
         from fastconv.checkpoint.torch_legacy import read_torch_legacy
 
-        return "torch", read_torch_legacy(storage), {}, ()
+        return FileContents("torch", read_torch_legacy(storage))
     if mark[8:9] == b"{" or (len(mark) > 8 and os.fspath(path).endswith(".safetensors")):
         from fastconv.checkpoint.safetensors import read_safetensors
 
         tensors, metadata = read_safetensors(storage)
-        return "safetensors", tensors, dict(metadata), ()
+        return FileContents("safetensors", tensors, dict(metadata))
     if mark.startswith(marks.GIT_LFS):
         raise CheckpointError(
             "is a Git LFS pointer, not the file itself",
