@@ -49,6 +49,7 @@ void validate_delta(const Source& base, const Delta& delta) {
 void validate_importance(const Source& base, const Importance& importance) {
   const Source& sums = importance.sums;
   validate(sums);
+  require_values(sums);
   if (sums.n_cols != base.n_cols || sums.n_rows < 1 || base.n_rows % sums.n_rows)
     reject("an importance of " + shape(sums) + " does not fit " + shape(base));
   if (static_cast<int64_t>(importance.counts.size()) != sums.n_rows)
