@@ -147,11 +147,9 @@ struct Q6_K {
     return found;
   }
 
-  // nearest_int of ggml: the low bits of the sum, whatever its exponent; NaN gives 0.
-  FASTCONV_INLINE static I32 nearest(F32 a) {
-    return (bits(a + splat(12582912.0f)) & splat(0x007FFFFF)) - splat(0x00400000);
+  FASTCONV_INLINE static I32 levels(F32 scaled) {
+    return max(min(nearest_int(scaled), splat(31)), splat(-32)) + splat(32);
   }
-  FASTCONV_INLINE static I32 levels(F32 scaled) { return max(min(nearest(scaled), splat(31)), splat(-32)) + splat(32); }
 
   // The first of the largest magnitudes, NaN apart; 0 where all are NaN.
   FASTCONV_INLINE static float first_largest(const float* scales) {
@@ -180,7 +178,7 @@ struct Q6_K {
     uint16_t d[16];
     store_f16(d, splat(1 / inverse));
     y.d = d[0];
-    store_bytes(reinterpret_cast<uint8_t*>(y.scales), min(nearest(splat(inverse) * found.scale), splat(127)));
+    store_bytes(reinterpret_cast<uint8_t*>(y.scales), min(nearest_int(splat(inverse) * found.scale), splat(127)));
     const F32 step = splat(f16_to_f32(y.d)) * to_float(load_i8(y.scales));
     alignas(64) float steps[16];
     store(steps, step);

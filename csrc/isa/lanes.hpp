@@ -81,6 +81,10 @@ FASTCONV_INLINE F32 to_float(I32 a) { FASTCONV_LIFT(F32, reg::to_float(a.r[i]));
 // To the nearest integer, ties to even, for |a| < 2^22. The sign of a zero is not specified.
 FASTCONV_INLINE F32 round_even(F32 a) { FASTCONV_LIFT(F32, reg::round_even(a.r[i])); }
 
+// As truncate(round_even(a)), for |a| < 2^22. Beyond, what ggml's nearest_int makes of the bits: 0 for NaN, -2^22 for
+// infinity.
+FASTCONV_INLINE I32 nearest_int(F32 a) { return (bits(a + splat(0x1.8p23f)) & splat(0x007FFFFF)) - splat(0x00400000); }
+
 // False where either is NaN.
 FASTCONV_INLINE Mask less(F32 a, F32 b) { FASTCONV_LIFT(Mask, reg::less(a.r[i], b.r[i])); }
 FASTCONV_INLINE Mask equal(F32 a, F32 b) { FASTCONV_LIFT(Mask, reg::equal(a.r[i], b.r[i])); }
@@ -88,6 +92,12 @@ FASTCONV_INLINE Mask less(I32 a, I32 b) { FASTCONV_LIFT(Mask, reg::less(a.r[i], 
 FASTCONV_INLINE Mask equal(I32 a, I32 b) { FASTCONV_LIFT(Mask, reg::equal(a.r[i], b.r[i])); }
 FASTCONV_INLINE F32 select(Mask m, F32 yes, F32 no) { FASTCONV_LIFT(F32, reg::select(m.r[i], yes.r[i], no.r[i])); }
 FASTCONV_INLINE I32 select(Mask m, I32 yes, I32 no) { FASTCONV_LIFT(I32, reg::select(m.r[i], yes.r[i], no.r[i])); }
+
+// Lane i: table[index i]; of an index only the low bits count, as many as the table needs.
+FASTCONV_INLINE F32 lookup(const float (&table)[16], I32 index) {
+  FASTCONV_LIFT(F32, reg::lookup16(table, index.r[i]));
+}
+FASTCONV_INLINE F32 lookup(const float (&table)[8], I32 index) { FASTCONV_LIFT(F32, reg::lookup8(table, index.r[i])); }
 
 // Bit i is lane i.
 FASTCONV_INLINE uint32_t lane_bits(Mask m) {

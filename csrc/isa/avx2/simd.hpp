@@ -57,6 +57,11 @@ FASTCONV_REG M equal(I a, I b) { return from_bits(_mm256_cmpeq_epi32(a, b)); }
 FASTCONV_REG M mask_and(M a, M b) { return _mm256_and_ps(a, b); }
 FASTCONV_REG F select(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }
 FASTCONV_REG I select(M m, I yes, I no) { return bits(select(m, from_bits(yes), from_bits(no))); }
+FASTCONV_REG F lookup8(const float* table, I index) { return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index); }
+FASTCONV_REG F lookup16(const float* table, I index) {
+  const M upper = from_bits(_mm256_slli_epi32(index, 28));  // bit 3 as the sign that a blend goes by
+  return select(upper, lookup8(table + 8, index), lookup8(table, index));
+}
 FASTCONV_REG uint32_t lane_bits(M m) { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
 FASTCONV_REG uint32_t sign_bits(I a) { return lane_bits(from_bits(a)); }
 

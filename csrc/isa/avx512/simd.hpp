@@ -57,6 +57,10 @@ FASTCONV_REG M equal(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }
 FASTCONV_REG M mask_and(M a, M b) { return static_cast<M>(a & b); }
 FASTCONV_REG F select(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
 FASTCONV_REG I select(M m, I yes, I no) { return _mm512_mask_blend_epi32(m, no, yes); }
+FASTCONV_REG F lookup16(const float* table, I index) { return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table)); }
+FASTCONV_REG F lookup8(const float* table, I index) {
+  return _mm512_permutexvar_ps(index, _mm512_broadcast_f32x8(_mm256_loadu_ps(table)));
+}
 FASTCONV_REG uint32_t lane_bits(M m) { return m; }
 FASTCONV_REG uint32_t sign_bits(I a) { return _mm512_movepi32_mask(a); }
 

@@ -60,6 +60,14 @@ FASTCONV_REG F select(M m, F yes, F no) {
 }
 FASTCONV_REG I min(I a, I b) { return select(less(a, b), a, b); }
 FASTCONV_REG I max(I a, I b) { return select(less(b, a), a, b); }
+template <int kEntries>
+FASTCONV_REG F lookup(const float* table, I index) {
+  alignas(16) uint32_t at[4];
+  _mm_store_si128(reinterpret_cast<__m128i*>(at), _mm_and_si128(index, _mm_set1_epi32(kEntries - 1)));
+  return _mm_setr_ps(table[at[0]], table[at[1]], table[at[2]], table[at[3]]);
+}
+FASTCONV_REG F lookup16(const float* table, I index) { return lookup<16>(table, index); }
+FASTCONV_REG F lookup8(const float* table, I index) { return lookup<8>(table, index); }
 FASTCONV_REG uint32_t lane_bits(M m) { return static_cast<uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(m))); }
 FASTCONV_REG uint32_t sign_bits(I a) { return lane_bits(a); }
 

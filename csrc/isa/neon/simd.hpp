@@ -63,6 +63,17 @@ FASTCONV_REG I truncate(F a) {
 }
 FASTCONV_REG F to_float(I a) { return vcvtq_f32_s32(a); }
 FASTCONV_REG F round_even(F a) { return vrndnq_f32(a); }
+// The bytes 4 k, 4 k + 1, 4 k + 2, 4 k + 3 of a table for each index k below `entries`, a power of two.
+FASTCONV_REG uint8x16_t bytes_at(I index, int entries) {
+  const I first = vmulq_n_s32(vandq_s32(index, splat(entries - 1)), 0x04040404);
+  return vreinterpretq_u8_s32(vaddq_s32(first, splat(0x03020100)));
+}
+FASTCONV_REG F lookup16(const float* table, I index) {
+  return vreinterpretq_f32_u8(vqtbl4q_u8(vld1q_u8_x4(reinterpret_cast<const uint8_t*>(table)), bytes_at(index, 16)));
+}
+FASTCONV_REG F lookup8(const float* table, I index) {
+  return vreinterpretq_f32_u8(vqtbl2q_u8(vld1q_u8_x2(reinterpret_cast<const uint8_t*>(table)), bytes_at(index, 8)));
+}
 FASTCONV_REG uint32_t lane_bits(M m) {
   const uint32x4_t weights = {1, 2, 4, 8};
   return vaddvq_u32(vandq_u32(m, weights));
