@@ -6,24 +6,24 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fastconv import engine
 from fastconv.adapter.attach import attach_adapters
 from fastconv.adapter.delta import AdapterSummary, MergedTensor
-from fastconv.architecture.canonical import canonical_model
-from fastconv.architecture.spec import CanonicalModel
+from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
+from fastconv.layout.output_folder import OutputFolder
 from fastconv.layout.targets import Layout, layout_of
 from fastconv.layout.write_back import WriteBack
 from fastconv.plan.ftype import FileType, auto_file_type, file_type
 from fastconv.plan.job import TensorJob, TensorOutput
-from fastconv.plan.naming import interleaved
-from fastconv.request import ConvertRequest, split_types
+from fastconv.request import DEFAULT_SHARD_SIZE, ConvertRequest, byte_size, split_types
 from fastconv.vocab.load import load_vocabulary
+from fastconv.vocab.vocabulary import Vocabulary
 
 # Configurations, tokenizers, chat templates and model cards.
 _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
@@ -34,11 +34,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class OutputSummary:
-    """A finished (or planned) file. type: the file type's name. size: bytes."""
+    """A finished (or planned) file. type: the file type's name. size: bytes. folder: the target it is a part of."""
 
     path: str
     type: str
     size: int
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,21 @@ class ConversionResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PlannedFile:
+    """An output file. folder: the target that it is a part of, None where it is the target itself."""
+
+    path: str
+    type: FileType
+    laid_out: LaidOut
+    folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Preparation:
-    """A run that was proven to the byte; nothing has been written. layouts and targets: one per output file."""
+    """A run that was proven to the byte; nothing has been written."""
 
     request: ConvertRequest
-    file_types: tuple[FileType, ...]
-    layouts: tuple[LaidOut, ...]
-    targets: tuple[str, ...]
+    files: tuple[PlannedFile, ...]
     jobs: tuple[TensorJob, ...]
     bytes_in: int
     adapters: tuple[AdapterSummary, ...]
@@ -71,33 +80,31 @@ class Preparation:
 def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
     engine.instruction_set()
-    checkpoint = open_checkpoint(request.source)
-    model = canonical_model(checkpoint, request.n_ctx)
-    adapted = attach_adapters(model, request.adapters)
-    model = replace(model, hparams=adapted.hparams)
-    vocabulary = load_vocabulary(
-        request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
-    )
     layout = layout_of(request.to)
-    tensors = {} if request.vocab_only else layout.computed_tensors(model) | interleaved(model, adapted.tensors)
-    file_types = _file_types(request, layout, model)
-    layouts = tuple(layout.lay_out(model, tensors, vocabulary, ftype, pure=request.pure) for ftype in file_types)
-    targets = tuple(request.target_path(ftype.name) for ftype in file_types)
+    checkpoint = open_checkpoint(request.source)
+    adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters)
+    model = adapted.model
+    vocabulary = _vocabulary(request, model) if layout.has_vocabulary else None
+    tensors = {} if request.vocab_only else layout.arrange(model, adapted.tensors)
+    files = tuple(
+        _planned(request, file_type, laid_out)
+        for file_type in _file_types(request, layout, model)
+        for laid_out in layout.lay_out(model, tensors, vocabulary, file_type, request)
+    )
     check_targets(
-        {path: laid_out.size for path, laid_out in zip(targets, layouts, strict=True)},
+        {file.path: file.laid_out.size for file in files},
         _input_files(request, checkpoint, adapted.tensors),
         overwrite=request.overwrite,
+        folders={file.folder for file in files if file.folder is not None},
     )
-    jobs = _jobs(model, tensors, layouts)
+    jobs = _jobs(model, tensors, [file.laid_out for file in files])
     return Preparation(
         request,
-        file_types,
-        layouts,
-        targets,
+        files,
         jobs,
         bytes_in=engine.input_bytes(jobs),
         adapters=adapted.summaries,
-        notes=tuple(dict.fromkeys(note for laid_out in layouts for note in laid_out.notes)),
+        notes=tuple(dict.fromkeys(note for file in files for note in file.laid_out.notes)),
     )
 
 
@@ -106,29 +113,39 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
     start = time.perf_counter()
     request = prepared.request
     with contextlib.ExitStack() as stack:
-        files = [
-            stack.enter_context(OutputFile(path, laid_out.size))
-            for path, laid_out in zip(prepared.targets, prepared.layouts, strict=True)
-        ]
-        for file, laid_out in zip(files, prepared.layouts, strict=True):
+        names = dict.fromkeys(planned.folder for planned in prepared.files if planned.folder is not None)
+        folders = {name: stack.enter_context(OutputFolder(name)) for name in names}
+        files: list[OutputFile] = []
+        for planned in prepared.files:
+            laid_out, path = planned.laid_out, planned.path
+            if planned.folder is not None:
+                path = folders[planned.folder].place(laid_out.name)
+            files.append(stack.enter_context(OutputFile(path, laid_out.size)))
             for offset, data in laid_out.chunks:
-                file.write(data, offset)
+                files[-1].write(data, offset)
+            for copied in laid_out.copied:
+                files[-1].copy(copied)
         descriptors = [file.fileno() for file in files]
         threads = request.threads or engine.default_threads()
         try:
             with WriteBack(descriptors):
                 run = engine.run(prepared.jobs, descriptors, threads, request.nonfinite, progress)
         except OSError as error:
-            raise write_error(", ".join(prepared.targets), error) from None
+            raise write_error(", ".join(planned.path for planned in prepared.files), error) from None
+        for file, planned in zip(files, prepared.files, strict=True):
+            for checksum in planned.laid_out.checksums:
+                file.seal(checksum)
         # All are on the disk before the first takes its name, so that several appear together.
         for file in files:
             file.sync()
         for file in files:
             file.commit(overwrite=request.overwrite)
+        for folder in folders.values():
+            folder.commit()
     return ConversionResult(
         outputs=tuple(
-            OutputSummary(path, ftype.name, laid_out.size)
-            for path, ftype, laid_out in zip(prepared.targets, prepared.file_types, prepared.layouts, strict=True)
+            OutputSummary(planned.path, planned.type.name, planned.laid_out.size, planned.folder)
+            for planned in prepared.files
         ),
         bytes_in=prepared.bytes_in,
         n_tensors=len(prepared.jobs),
@@ -152,13 +169,15 @@ def convert(
     vocab_type: str | None = None,
     vocab_only: bool = False,
     n_ctx: int | None = None,
+    shard_size: int | str | None = None,
+    weights_format: str | None = None,
     overwrite: bool = False,
     nonfinite: str = "error",
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Convert a checkpoint, LoRA adapters merged on the way, into quantized files in one streaming pass.
 
-    source: folder or file of weights. outfile: default beside the source. to: gguf, ggjt, ggjt-v1, ggjt-v2, ggjt-v3.
+    source: folder or file of weights. outfile: default beside the source. to: gguf, ggjt, ggjt-v1 to -v3, hf.
     outtype: auto or a file type such as q4_0; several write one file each from one read. lora: a path, or several paths
     or (path, scale) pairs, which add up.
     Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
@@ -178,13 +197,29 @@ def convert(
         vocab_kind=vocab_type,
         vocab_only=vocab_only,
         n_ctx=n_ctx,
+        shard_size=byte_size(shard_size) if shard_size is not None else DEFAULT_SHARD_SIZE,
+        weights_format=weights_format,
         overwrite=overwrite,
         nonfinite=nonfinite,
     )
     return execute(prepare(request), progress)
 
 
-def _file_types(request: ConvertRequest, layout: Layout, model: CanonicalModel) -> tuple[FileType, ...]:
+def _vocabulary(request: ConvertRequest, model: NamedModel) -> Vocabulary:
+    assert isinstance(model, CanonicalModel)
+    return load_vocabulary(
+        request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
+    )
+
+
+def _planned(request: ConvertRequest, file_type: FileType, laid_out: LaidOut) -> PlannedFile:
+    target = request.target_path(file_type.name)
+    if not laid_out.name:
+        return PlannedFile(target, file_type, laid_out)
+    return PlannedFile(os.path.join(target, laid_out.name), file_type, laid_out, target)
+
+
+def _file_types(request: ConvertRequest, layout: Layout, model: NamedModel) -> tuple[FileType, ...]:
     matrices = [tensor.dtype for tensor in model.tensors.values() if len(tensor.shape) > 1]
     chosen = (
         layout.auto_type(auto_file_type(matrices)) if name.lower() == "auto" else file_type(name)
@@ -211,9 +246,7 @@ def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mappi
     return list(files)
 
 
-def _jobs(
-    model: CanonicalModel, tensors: Mapping[str, MergedTensor], layouts: Sequence[LaidOut]
-) -> tuple[TensorJob, ...]:
+def _jobs(model: NamedModel, tensors: Mapping[str, MergedTensor], layouts: Sequence[LaidOut]) -> tuple[TensorJob, ...]:
     """One job per source tensor, in the order of the first file, with an output per file that holds it."""
     outputs: dict[str, list[TensorOutput]] = {}
     names: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 from fastconv.errors import UsageError
@@ -13,11 +14,18 @@ TARGETS: dict[str, tuple[str, int]] = {
     "ggjt-v1": ("ggjt", 1),
     "ggjt-v2": ("ggjt", 2),
     "ggjt-v3": ("ggjt", 3),
+    "hf": ("hf", 0),
 }
 """--to -> (layout, version)."""
 
 _MOST_THREADS = 1 << 16
 _LONGEST_CONTEXT = (1 << 31) - 1  # what readers of either format hold
+
+# Formats whose target is a folder, and what it is called beside the input.
+_FOLDERS = {"hf": "hf-model"}
+# Suffixes of a file of weights alone.
+WEIGHTS_FORMATS = ("safetensors", "bin", "pth")
+DEFAULT_SHARD_SIZE = 5 * 10**9
 
 NON_FINITE = ("error", "keep", "clamp")
 VOCABULARY_KINDS = ("spm", "bpe")
@@ -29,7 +37,8 @@ class ConvertRequest:
 
     source: directory or file. outtypes: file types, or ("auto",). outfile: None: beside the input; holds {type} where
     several types are asked for. adapters: (path, scale). threads: None: all CPUs this process may use. n_ctx: context
-    length, None: as the source says. vocab_dir: None: beside the source. vocab_kind: None: detected.
+    length, None: as the source says. vocab_dir: None: beside the source. vocab_kind: None: detected. weights_format: of
+    targets that are folders of weights, None: as --outfile ends, else safetensors. shard_size: bytes of one file there.
 
     Raises UsageError where options contradict each other or name what does not exist.
     """
@@ -45,6 +54,8 @@ class ConvertRequest:
     vocab_kind: str | None = None
     vocab_only: bool = False
     n_ctx: int | None = None
+    weights_format: str | None = None
+    shard_size: int = DEFAULT_SHARD_SIZE
     overwrite: bool = False
     nonfinite: str = "error"
 
@@ -73,6 +84,13 @@ class ConvertRequest:
         ):
             if number is not None and not 1 <= number <= largest:
                 raise UsageError(f"{option} is out of range", found=number, expected=f"1 to {largest}")
+        if self.weights_format is not None and self.weights_format not in WEIGHTS_FORMATS:
+            expected = f"one of {', '.join(WEIGHTS_FORMATS)}"
+            raise UsageError("unknown --format", found=self.weights_format, expected=expected)
+        if self.weights_format is not None and TARGETS[self.to][0] != "hf":
+            raise UsageError("--format is for --to hf", found=f"--to {self.to}")
+        if self.shard_size < 1:
+            raise UsageError("--shard-size is out of range", found=self.shard_size, expected="1 or more")
         if not self.outtypes:
             raise UsageError("no output type was given")
         if len({name.lower() for name in self.outtypes}) != len(self.outtypes):
@@ -87,13 +105,40 @@ class ConvertRequest:
             raise UsageError("--vocab-only writes no tensors: it goes with neither --lora nor several types")
 
     def target_path(self, type_name: str) -> str:
-        """The path of the output file of one type."""
+        """The path of the output file, or folder, of one type."""
         if self.outfile is not None:
             return self.outfile.replace("{type}", type_name).replace("{ftype}", type_name)
         folder = self.source if os.path.isdir(self.source) else os.path.dirname(os.path.abspath(self.source))
+        kind = TARGETS[self.to][0]
+        if kind in _FOLDERS:
+            kept = self.outtypes == ("auto",)
+            return os.path.join(folder, _FOLDERS[kind] if kept else f"{_FOLDERS[kind]}-{type_name}")
         stem = "vocab" if self.vocab_only else type_name
-        extension = "gguf" if TARGETS[self.to][0] == "gguf" else "bin"
+        extension = "gguf" if kind == "gguf" else "bin"
         return os.path.join(folder, f"ggml-{'' if self.vocab_only else 'model-'}{stem}.{extension}")
+
+    @property
+    def is_folder_target(self) -> bool:
+        """Whether a folder of files is written, rather than one file."""
+        return TARGETS[self.to][0] in _FOLDERS and self._outfile_format() is None
+
+    @property
+    def weights_kind(self) -> str:
+        """The format of weights in a folder, or of a file of weights alone: one of WEIGHTS_FORMATS."""
+        return self.weights_format or self._outfile_format() or WEIGHTS_FORMATS[0]
+
+    def _outfile_format(self) -> str | None:
+        """What --outfile ends in, if it names a file of weights."""
+        suffix = os.path.splitext(self.outfile or "")[1].removeprefix(".")
+        return suffix if suffix in WEIGHTS_FORMATS and not os.path.isdir(self.outfile or "") else None
+
+
+def byte_size(value: int | str) -> int:
+    """5GB, 500MB, 64K or a number of bytes: powers of 1000, or 1024 as in GiB. Raises UsageError for others."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([KMGT])(I?)B?|B?)", str(value).upper())
+    if match is None:
+        raise UsageError("is no size", found=value, expected="a number of bytes, or one like 5GB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " "))
 
 
 def split_types(text: str) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def test_merge_is_pefts(case: str, llama: Callable[..., Llama], tmp_path: Path) 
 
     with safe_open(adapter / "adapter_model.safetensors", "np") as file:
         assert adapted.summaries[0].n_tensors == len(file.keys())
-    assert adapted.hparams == model.canonical.hparams
+    assert adapted.model.hparams == model.canonical.hparams
 
 
 @pytest.mark.parametrize("case", ["plain", "dora", "lora_bias", "bias all"])
@@ -199,7 +199,7 @@ def test_tied_embeddings(config: dict[str, Any], unties: bool, llama: Callable[.
     if not unties:
         np.testing.assert_array_equal(expected["model.embed_tokens.weight"], expected.pop("lm_head.weight"))
     assert_equal(adapted, expected)
-    assert adapted.hparams.tied_embeddings is not unties
+    assert adapted.model.hparams.tied_embeddings is not unties
 
 
 def test_two_adapters_on_both_sides_of_a_tie(llama: Callable[..., Llama], tmp_path: Path) -> None:
@@ -225,8 +225,8 @@ def test_a_larger_vocabulary(tied: bool, trained: bool, llama: Callable[..., Lla
     if tied and not trained:
         del expected["lm_head.weight"]
     assert_equal(adapted, expected)
-    assert adapted.hparams.n_vocab == 44
-    assert adapted.hparams.tied_embeddings is (tied and not trained)
+    assert adapted.model.hparams.n_vocab == 44
+    assert adapted.model.hparams.tied_embeddings is (tied and not trained)
     assert adapted.summaries[0].warnings == ("changes the vocabulary from 40 to 44 tokens; its tokenizer must match",)
 
 
@@ -256,7 +256,7 @@ def test_an_adapter_that_changes_nothing_is_called_out(
 def test_without_adapters_the_model_is_as_it_is(llama: Callable[..., Llama]) -> None:
     model = llama(tie_word_embeddings=True).canonical
     adapted = attach_adapters(model)
-    assert adapted.hparams == model.hparams
+    assert adapted.model.hparams == model.hparams
     assert {name: tensor.base for name, tensor in adapted.tensors.items()} == model.tensors
     assert adapted.summaries == ()
 

@@ -31,7 +31,14 @@ def make_model() -> ModelMaker:
         tensors = {
             name: LazyTensor.stored(name, "f32", dims, storage, 0) for name, dims in shape.tensor_shapes().items()
         }
-        model = CanonicalModel(LLAMA, hparams, tensors, "", shape.config(), {name: name for name in tensors})
+        model = CanonicalModel(
+            tensors=tensors,
+            directory="",
+            config=shape.config(),
+            source_names={name: name for name in tensors},
+            spec=LLAMA,
+            hparams=hparams,
+        )
         return model, {name: MergedTensor(tensor) for name, tensor in tensors.items()}
 
     return make

@@ -10,15 +10,14 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from fastconv.adapter.content import is_zero, same_content
 from fastconv.adapter.delta import AdapterSummary, LoraDelta, MergedTensor
 from fastconv.adapter.peft import LoraPair, PeftAdapter, WholeTensor, open_peft_adapter
-from fastconv.architecture.canonical import instances, rule_shape
-from fastconv.architecture.hparams import Hyperparameters
-from fastconv.architecture.spec import CanonicalModel, TensorRule
+from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
 from fastconv.errors import AdapterError, UsageError
@@ -26,22 +25,23 @@ from fastconv.errors import AdapterError, UsageError
 _F32_MAX = float(np.finfo(np.float32).max)
 
 
+Model = TypeVar("Model", bound=NamedModel)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class AdaptedModel:
+class AdaptedModel(Generic[Model]):
     """A model and what is done to its tensors.
 
-    hparams: the model's, with the vocabulary and tying that the adapters left. tensors: by canonical name, in the
-    model's order; lm_head.weight comes last where an adapter untied it. summaries: one per adapter.
+    model: with the vocabulary and tying that the adapters left. tensors: by canonical name, in the model's order;
+    lm_head.weight comes last where an adapter untied it. summaries: one per adapter.
     """
 
-    hparams: Hyperparameters
+    model: Model
     tensors: dict[str, MergedTensor]
     summaries: tuple[AdapterSummary, ...]
 
 
-def attach_adapters(
-    model: CanonicalModel, adapters: Sequence[tuple[str | os.PathLike[str], float]] = ()
-) -> AdaptedModel:
+def attach_adapters(model: Model, adapters: Sequence[tuple[str | os.PathLike[str], float]] = ()) -> AdaptedModel[Model]:
     """Adds up adapters, each with the user's factor, in the order given; without any, the model as it is.
 
     The factor multiplies B A, with DoRA before the rows are rescaled, as in PEFT; whole tensors it does not reach. An
@@ -55,24 +55,21 @@ def attach_adapters(
         opened.append((open_peft_adapter(path), float(factor)))
     merge = _Merge(model)
     summaries = tuple(merge.add(adapter, factor) for adapter, factor in opened)
-    return AdaptedModel(merge.finished_hparams(), merge.tensors, summaries)
+    merge.finish()
+    tied = {name: stand_in for name, stand_in in model.tied.items() if name not in merge.tensors}
+    return AdaptedModel(model.with_vocabulary(merge.n_vocab(), tied), merge.tensors, summaries)
 
 
 class _Merge:
-    def __init__(self, model: CanonicalModel) -> None:
+    def __init__(self, model: NamedModel) -> None:
         self.model = model
-        self.rules: dict[str, TensorRule] = {name: rule for rule, _, name in instances(model.spec, model.hparams)}
         self.tensors = {name: MergedTensor(tensor) for name, tensor in model.tensors.items()}
-        self.tied = {
-            name: rule.tied_to
-            for name, rule in self.rules.items()
-            if rule.tied_to is not None and name not in model.tensors
-        }
-        self.embeddings = [rule.tied_to for rule in self.rules.values() if rule.tied_to is not None]
+        self.tied = model.tied
+        self.embedding = model.per_token[0] if model.per_token else None
         self.replaced: dict[str, str] = {}  # canonical name -> file of the adapter that replaced it
 
     def add(self, adapter: PeftAdapter, factor: float) -> AdapterSummary:
-        vocab_before = self._n_vocab()
+        vocab_before = self.n_vocab()
         replaced: set[str] = set()
         for whole in adapter.whole:
             name = self._canonical(adapter, whole.name, whole.tensor)
@@ -92,13 +89,13 @@ class _Merge:
         warnings = _idle(adapter, factor)
         if factor != 1 and replaced:
             warnings.append(f"scale {factor:g} does not reach {len(replaced)} tensors that are replaced whole")
-        if self._n_vocab() != vocab_before:
+        if self.n_vocab() != vocab_before:
             warnings.append(
-                f"changes the vocabulary from {vocab_before} to {self._n_vocab()} tokens; its tokenizer must match"
+                f"changes the vocabulary from {vocab_before} to {self.n_vocab()} tokens; its tokenizer must match"
             )
         return AdapterSummary(adapter.path, adapter.n_tensors, tuple(scales), tuple(warnings), tuple(targets))
 
-    def finished_hparams(self) -> Hyperparameters:
+    def finish(self) -> None:
         """Raises AdapterError where tensors disagree about the vocabulary. Unties only what has come to differ."""
         for name, stand_in in self.tied.items():
             head, embedding = self.tensors.get(name), self.tensors[stand_in]
@@ -106,9 +103,10 @@ class _Merge:
                 continue
             if same_content(head.base, embedding.base):
                 del self.tensors[name]
-        n_vocab = self._n_vocab()
-        for name, merged in self.tensors.items():
-            if self.rules[name].shape[0] == "n_vocab" and merged.base.shape[0] != n_vocab:
+        n_vocab = self.n_vocab()
+        for name in self.model.per_token:
+            merged = self.tensors.get(name)
+            if merged is not None and merged.base.shape[0] != n_vocab:
                 raise AdapterError(
                     "the vocabulary was resized for one tensor only",
                     file=next(iter(self.replaced.values())),
@@ -117,16 +115,14 @@ class _Merge:
                     expected=n_vocab,
                     fix="the adapter must hold the embedding and lm_head",
                 )
-        tied = self.model.hparams.tied_embeddings and all(name not in self.tensors for name in self.tied)
-        return replace(self.model.hparams, n_vocab=n_vocab, tied_embeddings=tied)
 
-    def _n_vocab(self) -> int:
-        return self.tensors[self.embeddings[0]].base.shape[0]
+    def n_vocab(self) -> int | None:
+        return self.tensors[self.embedding].base.shape[0] if self.embedding else None
 
     def _canonical(self, adapter: PeftAdapter, name: str, tensor: LazyTensor) -> str:
         """Adapters of a bare LlamaModel lack the leading "model."."""
         for candidate in (name, f"model.{name}"):
-            if candidate in self.rules:
+            if candidate in self.tensors or candidate in self.tied:
                 return candidate
         raise AdapterError(
             "the model has no such tensor", file=adapter.file, tensor=tensor.name, expected=f"a {name} in the model"
@@ -140,9 +136,9 @@ class _Merge:
     def _replace(self, adapter: PeftAdapter, whole: WholeTensor, name: str) -> None:
         self._untie(name)
         before = self.tensors[name]
-        expected = rule_shape(self.rules[name], self.model.hparams)
+        expected = self.model.tensors[self.model.tied.get(name, name)].shape
         found = whole.tensor.shape
-        resized = self.rules[name].shape[0] == "n_vocab" and found[:1] != (0,) and found[1:] == expected[1:]
+        resized = name in self.model.per_token and found[:1] != (0,) and found[1:] == expected[1:]
         if found != expected and not (resized and not before.deltas):
             raise _shape_error(adapter, whole.tensor, expected)
         if name in self.replaced and not same_content(before.base, whole.tensor):
@@ -165,7 +161,7 @@ class _Merge:
 
     def _add_pair(self, adapter: PeftAdapter, pair: LoraPair, name: str, scale: float) -> list[str]:
         """The canonical names of what the pair is added to."""
-        if pair.is_embedding is not (name in self.embeddings):
+        if pair.is_embedding is not (name == self.embedding):
             problem = "the module is no embedding" if pair.is_embedding else "the embedding has factors of its own kind"
             raise AdapterError(problem, file=adapter.file, tensor=pair.a.name)
         shape = self.tensors[self.tied.get(name, name) if name not in self.tensors else name].base.shape

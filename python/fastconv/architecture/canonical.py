@@ -39,9 +39,12 @@ def canonical_model(checkpoint: Checkpoint, n_ctx: int | None = None) -> Canonic
             expected="safetensors or PyTorch",
             fix="convert the checkpoint it was made from",
         )
-    is_meta = _META_EMBEDDING in checkpoint.tensors
-    model = _from_meta(checkpoint, n_ctx) if is_meta else _from_hf(checkpoint)
+    model = _from_meta(checkpoint, n_ctx) if holds_meta_names(checkpoint) else _from_hf(checkpoint)
     return model if n_ctx is None else replace(model, hparams=replace(model.hparams, n_ctx=n_ctx))
+
+
+def holds_meta_names(checkpoint: Checkpoint) -> bool:
+    return _META_EMBEDDING in checkpoint.tensors
 
 
 def instances(spec: ArchitectureSpec, hparams: Hyperparameters) -> Iterator[tuple[TensorRule, int | None, str]]:
@@ -206,7 +209,16 @@ def _checked(
     for name in tensors:
         if name not in expected:
             raise _surplus(_file(tensors[name], checkpoint), source_names[name], hparams)
-    return CanonicalModel(spec, hparams, tensors, checkpoint.directory, config, source_names)
+    return CanonicalModel(
+        tensors=tensors,
+        directory=checkpoint.directory,
+        config=config,
+        source_names=source_names,
+        tied={name: rule.tied_to for name, rule in expected.items() if rule.tied_to and name not in tensors},
+        per_token=tuple(name for name, rule in expected.items() if rule.shape[0] == "n_vocab"),
+        spec=spec,
+        hparams=hparams,
+    )
 
 
 def _file(tensor: LazyTensor, checkpoint: Checkpoint) -> str:

@@ -29,6 +29,7 @@ def as_hf_config(
     n_ff = shape_of("layers.0.feed_forward.w1.weight")[0]
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "hidden_size": params["dim"],
         "num_hidden_layers": params["n_layers"],
         "num_attention_heads": params["n_heads"],

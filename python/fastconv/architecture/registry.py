@@ -16,9 +16,22 @@ def spec_for(config: dict[str, Any], file: str) -> ArchitectureSpec:
     classes = config.get("architectures") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ArchitectureError("architectures is not a list of names", file=file, found=repr(classes))
-    for spec in ARCHITECTURES:
-        if any(name in spec.hf_classes for name in classes) or (not classes and config.get("model_type") == spec.name):
-            return spec
+    spec = _find(classes, config)
+    if spec is not None:
+        return spec
     known = ", ".join(name for spec in ARCHITECTURES for name in spec.hf_classes)
     found = ", ".join(classes) or config.get("model_type") or "none"
     raise ArchitectureError("architecture is not supported", file=file, found=found, expected=f"one of {known}")
+
+
+def has_table(config: dict[str, Any]) -> bool:
+    """Whether config.json names an architecture with a table, or is so malformed that only spec_for can say why."""
+    classes = config.get("architectures") or []
+    return not isinstance(classes, list) or _find(classes, config) is not None
+
+
+def _find(classes: list[Any], config: dict[str, Any]) -> ArchitectureSpec | None:
+    for spec in ARCHITECTURES:
+        if any(name in spec.hf_classes for name in classes) or (not classes and config.get("model_type") == spec.name):
+            return spec
+    return None

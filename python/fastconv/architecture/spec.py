@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +48,36 @@ class ArchitectureSpec:
     hyperparameters: Callable[[dict[str, Any]], Hyperparameters]
 
 
-@dataclass(frozen=True, slots=True)
-class CanonicalModel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedModel:
     """The hub of every conversion: Hugging Face names and row order, whatever the source was.
 
-    tensors: complete and of the right shapes, in source order; lm_head.weight is absent from tied models. directory:
-    where tokenizer files and the model card are. config: config.json, or the same keys drawn from params.json.
-    source_names: what the source called each tensor.
+    tensors: in source order; lm_head.weight is absent from tied models. directory: where tokenizer files and the model
+    card are. config: config.json, or the same keys drawn from what the source has instead. source_names: what the
+    source called each tensor. tied: names that may be used and are not stored, with the tensors that stand in for them.
+    per_token: names of the tensors with a row per token, the embedding first; () where the family is not known.
     """
 
-    spec: ArchitectureSpec
-    hparams: Hyperparameters
     tensors: dict[str, LazyTensor]
     directory: str
     config: dict[str, Any]
     source_names: dict[str, str]
+    tied: dict[str, str] = field(default_factory=dict)
+    per_token: tuple[str, ...] = ()
+
+    def with_vocabulary(self, n_vocab: int | None, tied: Mapping[str, str]) -> Self:
+        """The model after adapters: with so many tokens (None: unknown), sharing these tensors still."""
+        return replace(self, tied=dict(tied))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanonicalModel(NamedModel):
+    """A model whose architecture is known: complete, every tensor of the shape that the hyperparameters say."""
+
+    spec: ArchitectureSpec
+    hparams: Hyperparameters
+
+    def with_vocabulary(self, n_vocab: int | None, tied: Mapping[str, str]) -> Self:
+        shared = self.hparams.tied_embeddings and bool(tied)
+        hparams = replace(self.hparams, n_vocab=n_vocab or self.hparams.n_vocab, tied_embeddings=shared)
+        return replace(self, tied=dict(tied), hparams=hparams)

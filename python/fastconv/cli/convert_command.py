@@ -9,7 +9,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fastconv.errors import UsageError
-from fastconv.request import NON_FINITE, TARGETS, VOCABULARY_KINDS, ConvertRequest, split_types
+from fastconv.request import (
+    DEFAULT_SHARD_SIZE,
+    NON_FINITE,
+    TARGETS,
+    VOCABULARY_KINDS,
+    WEIGHTS_FORMATS,
+    ConvertRequest,
+    byte_size,
+    split_types,
+)
 
 if TYPE_CHECKING:
     from fastconv.conversion import ConversionResult, Preparation
@@ -39,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
     )
     parser.add_argument("--pure", action="store_true", help="the same type for every matrix")
     parser.add_argument(
-        "-o", "--outfile", "--output", metavar="FILE", help="may hold {type} (default: beside the input, by type)"
+        "-o", "--outfile", "--output", metavar="PATH", help="may hold {type} (default: beside the input, by type)"
     )
     parser.add_argument(
         "--lora",
@@ -60,6 +69,9 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
         default="error",
         help="NaN, infinity and overflow in the weights (default %(default)s)",
     )
+    folders = parser.add_argument_group("--to hf: a folder with its configuration and tokenizer")
+    folders.add_argument("--format", choices=WEIGHTS_FORMATS, help="files of the weights (default: safetensors)")
+    folders.add_argument("--shard-size", default=DEFAULT_SHARD_SIZE, metavar="SIZE", help="largest file (default 5GB)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     only = parser.add_argument_group("instead of converting").add_mutually_exclusive_group()
     only.add_argument("--dry-run", action="store_true", help="show the plan: every tensor's type, size and offset")
@@ -116,6 +128,8 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         vocab_kind=arguments.vocabtype,
         vocab_only=arguments.vocab_only,
         n_ctx=arguments.ctx,
+        weights_format=arguments.format,
+        shard_size=byte_size(arguments.shard_size),
         overwrite=arguments.overwrite,
         nonfinite=arguments.nonfinite,
     )

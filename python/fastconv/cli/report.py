@@ -56,7 +56,7 @@ def summary_text(result: ConversionResult, seconds: float) -> str:
         )
     lines += [f"note: {note}" for note in result.notes]
     size_out = sum(output.size for output in result.outputs)
-    names = ", ".join(output.path for output in result.outputs)
+    names = ", ".join(dict.fromkeys(output.folder or output.path for output in result.outputs))
     lines.append(
         f"{names}: {size_text(result.bytes_in)} -> {size_text(size_out)} in {seconds:.2f} s, "
         f"{(result.bytes_in + size_out) / seconds / 1e9:.2f} GB/s, peak memory {size_text(peak_memory())}"
@@ -137,15 +137,14 @@ def peak_memory() -> int:
 
 def _plan(prepared: Preparation) -> list[dict[str, Any]]:
     jobs = {(output.file, output.offset): job for job in prepared.jobs for output in job.outputs}
-    files = zip(prepared.targets, prepared.file_types, prepared.layouts, strict=True)
     return [
         {
-            "path": path,
-            "type": ftype.name,
-            "bytes": laid_out.size,
-            "tensors": [_planned_tensor(tensor, jobs[index, tensor.offset]) for tensor in laid_out.tensors],
+            "path": file.path,
+            "type": file.type.name,
+            "bytes": file.laid_out.size,
+            "tensors": [_planned_tensor(tensor, jobs[index, tensor.offset]) for tensor in file.laid_out.tensors],
         }
-        for index, (path, ftype, laid_out) in enumerate(files)
+        for index, file in enumerate(prepared.files)
     ]
 
 

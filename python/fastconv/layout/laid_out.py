@@ -1,8 +1,10 @@
-"""What every layout returns: one output file, known to the byte before anything is written."""
+"""What every layout returns: output files, known to the byte before anything is written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from fastconv.checkpoint.storage import FileStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +20,36 @@ class PlacedTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class LaidOut:
-    """chunks: (offset, bytes) of all that is not tensor data, padding excepted, which is zero. tensors: in file order.
+class CopiedBytes:
+    """Bytes of an input that the output holds as they are. start, size: in the input; offset: in the output."""
 
-    size: of the whole file in bytes. notes: what users of the file must know, a line each.
+    offset: int
+    storage: FileStorage
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A CRC-32 that is known once the data is written. offset, size: of the data; places: where the sum is stored."""
+
+    offset: int
+    size: int
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """chunks: (offset, bytes) of all that is neither tensor data nor copied, padding excepted, which is zero.
+
+    tensors: in file order. size: of the whole file in bytes. notes: what users of the file must know, a line each.
+    name: inside the target's folder; "" where the target is this one file.
     """
 
     chunks: tuple[tuple[int, bytes], ...]
     tensors: tuple[PlacedTensor, ...]
     size: int
     notes: tuple[str, ...] = ()
+    name: str = ""
+    copied: tuple[CopiedBytes, ...] = ()
+    checksums: tuple[Checksum, ...] = ()

@@ -11,11 +11,15 @@ import contextlib
 import errno
 import os
 import shutil
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 
 from fastconv.errors import OutputError
+from fastconv.layout.laid_out import Checksum, CopiedBytes
 
-_SUFFIX = ".fastconv-partial"
+PARTIAL_SUFFIX = ".fastconv-partial"
+_COPY_BYTES = 1 << 20
 
 
 class OutputFile:
@@ -29,7 +33,7 @@ class OutputFile:
         self.size = size
         folder, name = os.path.split(os.path.abspath(path))
         self._folder = folder
-        self._temporary: str | None = os.path.join(folder, f".{name}.{os.urandom(4).hex()}{_SUFFIX}")
+        self._temporary: str | None = os.path.join(folder, f".{name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
             self._fd = os.open(self._temporary, flags, 0o666)
@@ -54,6 +58,24 @@ class OutputFile:
                 offset += written
         except OSError as error:
             raise write_error(self.path, error) from None
+
+    def copy(self, copied: CopiedBytes) -> None:
+        """Bytes of an input as they are. Raises CheckpointError where it has become shorter."""
+        for done in range(0, copied.size, _COPY_BYTES):
+            n = min(_COPY_BYTES, copied.size - done)
+            self.write(copied.storage.read(copied.start + done, n), copied.offset + done)
+
+    def seal(self, checksum: Checksum) -> None:
+        """Store the CRC-32 of data that has been written."""
+        crc = 0
+        try:
+            for done in range(0, checksum.size, _COPY_BYTES):
+                n = min(_COPY_BYTES, checksum.size - done)
+                crc = zlib.crc32(os.pread(self._fd, n, checksum.offset + done), crc)
+        except OSError as error:
+            raise write_error(self.path, error) from None
+        for place in checksum.places:
+            self.write(crc.to_bytes(4, "little"), place)
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk. Raises OutputError if it cannot be."""
@@ -81,7 +103,7 @@ class OutputFile:
                 else:
                     os.unlink(self._temporary)
             self._temporary = None
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as error:
             raise write_error(self.path, error) from None
         finally:
@@ -110,14 +132,22 @@ class OutputFile:
         self.discard()
 
 
-def check_targets(targets: dict[str, int], inputs: list[str], *, overwrite: bool) -> None:
+def check_targets(
+    targets: Mapping[str, int], inputs: Sequence[str], *, overwrite: bool, folders: Collection[str] = ()
+) -> None:
     """Before anything is written: every target is allowed, writable and has room.
 
-    targets: path -> size in bytes. inputs: files being read, which no target may be. Raises OutputError.
+    targets: path -> size in bytes. inputs: files being read, which no target may be. folders: those that hold targets
+    and are made where they are missing. Raises OutputError.
     """
     needed: dict[int, tuple[str, int]] = {}
+    for made in folders:
+        if os.path.lexists(made) and not os.path.isdir(made):
+            raise OutputError("is no folder", file=made, fix="give --outfile another name")
     for path, size in targets.items():
         folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.lexists(folder) and os.path.dirname(path) in folders:
+            folder = os.path.dirname(folder)
         if os.path.isdir(path):
             raise OutputError("is a folder", file=path, fix="give --outfile a file name")
         if not os.path.isdir(folder):
@@ -152,7 +182,7 @@ def write_error(path: str, error: OSError) -> OutputError:
     return OutputError(f"cannot be written ({error.strerror})", file=path, fix=fix)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     if os.name != "posix":
         return
     fd = os.open(folder, os.O_RDONLY)

@@ -2,42 +2,91 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
-from fastconv.architecture.spec import CanonicalModel
+from fastconv.architecture.spec import NamedModel
+from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.layout.laid_out import LaidOut
-from fastconv.plan.ftype import FILE_TYPES, FileType
-from fastconv.request import TARGETS
+from fastconv.plan.ftype import FILE_TYPES, KEPT, FileType
+from fastconv.plan.naming import interleaved
+from fastconv.request import TARGETS, ConvertRequest
+from fastconv.vocab.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What a format decides.
 
-    lay_out: (model, tensors by canonical name, rows interleaved, vocabulary, file type, *, pure) -> the file; raises
-    PlanError for what it cannot hold. computed_tensors: those that this format has and no checkpoint. auto_type: what
-    --outtype auto means, given the file type that would keep the input's precision.
+    open_model: the checkpoint as the format needs it. has_vocabulary: it holds one. arrange: (model, tensors by
+    canonical name) -> tensors in the format's row order, those included that it has and no checkpoint. lay_out: (model,
+    arranged tensors, vocabulary or None, file type, request) -> the files, of a folder if they have names; raises
+    PlanError for what it cannot hold. auto_type: what --outtype auto means, given the file type that would keep the
+    input's precision.
     """
 
-    lay_out: Callable[..., LaidOut]
-    computed_tensors: Callable[[CanonicalModel], dict[str, MergedTensor]]
+    open_model: Callable[[Checkpoint, ConvertRequest], NamedModel]
+    has_vocabulary: bool
+    arrange: Callable[[Any, dict[str, MergedTensor]], dict[str, MergedTensor]]
+    lay_out: Callable[
+        [Any, Mapping[str, MergedTensor], Vocabulary | None, FileType, ConvertRequest], tuple[LaidOut, ...]
+    ]
     auto_type: Callable[[FileType], FileType]
 
 
 def layout_of(target: str) -> Layout:
     """The layout of a value of --to."""
-    kind, version = TARGETS[target]
-    if kind == "gguf":
-        from fastconv.layout import gguf
+    return _LAYOUTS[TARGETS[target][0]](TARGETS[target][1])
 
-        return Layout(gguf.lay_out, gguf.computed_tensors, lambda kept: kept)
+
+def _gguf(version: int) -> Layout:
+    from fastconv.architecture.canonical import canonical_model
+    from fastconv.layout import gguf
+
+    return Layout(
+        lambda checkpoint, request: canonical_model(checkpoint, request.n_ctx),
+        True,
+        lambda model, tensors: gguf.computed_tensors(model) | interleaved(model, tensors),
+        lambda model, tensors, vocabulary, file_type, request: (
+            gguf.lay_out(model, tensors, _present(vocabulary), file_type, pure=request.pure),
+        ),
+        lambda kept: kept,
+    )
+
+
+def _ggjt(version: int) -> Layout:
+    from fastconv.architecture.canonical import canonical_model
     from fastconv.layout import ggjt
 
     return Layout(
-        functools.partial(ggjt.lay_out, version=version),
-        lambda model: {},
+        lambda checkpoint, request: canonical_model(checkpoint, request.n_ctx),
+        True,
+        interleaved,
+        lambda model, tensors, vocabulary, file_type, request: (
+            ggjt.lay_out(model, tensors, _present(vocabulary), file_type, version, pure=request.pure),
+        ),
         lambda kept: FILE_TYPES[ggjt.auto_outtype(kept.name)],
     )
+
+
+def _hf(version: int) -> Layout:
+    from fastconv.architecture.named import named_model
+    from fastconv.layout import hf
+
+    return Layout(
+        lambda checkpoint, request: named_model(checkpoint, request.n_ctx),
+        False,
+        lambda model, tensors: tensors,
+        lambda model, tensors, vocabulary, file_type, request: hf.lay_out(model, tensors, file_type, request),
+        lambda kept: KEPT,
+    )
+
+
+_LAYOUTS: dict[str, Callable[[int], Layout]] = {"gguf": _gguf, "ggjt": _ggjt, "hf": _hf}
+
+
+def _present(vocabulary: Vocabulary | None) -> Vocabulary:
+    assert vocabulary is not None
+    return vocabulary

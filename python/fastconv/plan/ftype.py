@@ -16,12 +16,14 @@ from fastconv.types import TYPES
 class FileType:
     """What --outtype names.
 
-    name: as typed. type: block type of most matrices. gguf_name: member of gguf.LlamaFileType.
+    name: as typed. type: block type of most matrices. gguf_name: member of gguf.LlamaFileType. keeps: every tensor
+    stays in the type it has, as far as the target can hold it.
     """
 
     name: str
     type: str
     gguf_name: str
+    keeps: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -42,6 +44,8 @@ FILE_TYPES: dict[str, FileType] = {
         ("q6_k", "MOSTLY_Q6_K"),
     )
 }
+
+KEPT = FileType("kept", "f32", "", keeps=True)
 
 # Where rows do not divide into a type's blocks: the type of 32 that stands in for one of 256.
 _FALLBACK = {"q6_k": "q8_0"}
