@@ -87,7 +87,7 @@ def read_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
 
 
 def _from_gguf(storage: FileStorage) -> ImportanceMatrix:
-    tensors, metadata = read_gguf(storage)
+    tensors, metadata, _ = read_gguf(storage)
     for key, kind in ((_DATASETS, list), (_CHUNK_COUNT, int), (_CHUNK_SIZE, int)):
         if not isinstance(metadata.get(key), kind) or isinstance(metadata[key], bool):
             raise CheckpointError(
