@@ -19,6 +19,7 @@
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 
 extern const KernelTable kTable;
+extern const TypeKernels kIQ2_XXS, kIQ2_XS, kIQ2_S, kIQ1_S, kIQ1_M;  // isa/<isa>/iq2.cpp
 
 namespace {
 
@@ -75,6 +76,11 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::q4_1, kBlocks<Q4_1>);
   put(Type::q4_0, kBlocks<Q4_0>);
   put(Type::q6_k, kBlocks<Q6_K>);
+  put(Type::iq2_s, kIQ2_S);
+  put(Type::iq2_xs, kIQ2_XS);
+  put(Type::iq2_xxs, kIQ2_XXS);
+  put(Type::iq1_m, kIQ1_M);
+  put(Type::iq1_s, kIQ1_S);
   put(Type::q4_0_v1, kBlocks<Q4_0_v1>);
   put(Type::q4_1_v1, kBlocks<Q4_1_v1>);
   put(Type::q5_0_v1, kBlocks<Q5_0_v1>);

@@ -11,6 +11,8 @@ from tests.oracle import blocks as oracle
 
 TYPES = ggml.TYPES
 BLOCKS = [name for name, info in TYPES.items() if info.decodes and info.block_size > 1]
+# Grids of thousands of points: gguf's decoder is the oracle, we write no second one.
+BY_GGUF_ALONE = ["iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"]
 
 
 def random_blocks(type: str, n_blocks: int = 600) -> np.ndarray:
@@ -25,7 +27,7 @@ def assert_same_values(got: np.ndarray, want: np.ndarray) -> None:
     assert len(at) == 0, f"{len(at)} differ, first {at[0]}: {got[tuple(at[0])]!r}, not {want[tuple(at[0])]!r}"
 
 
-@pytest.mark.parametrize("type", BLOCKS)
+@pytest.mark.parametrize("type", [name for name in BLOCKS if name not in BY_GGUF_ALONE])
 def test_random_blocks_against_the_oracle(type: str, isa: str) -> None:
     blocks = random_blocks(type)
     want = oracle.decode(blocks, type).reshape(len(blocks), -1)
@@ -33,7 +35,7 @@ def test_random_blocks_against_the_oracle(type: str, isa: str) -> None:
     assert_same_values(_native.dequantize(blocks, type, threads=3, isa=isa), want)
 
 
-@pytest.mark.parametrize("type", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k"])
+@pytest.mark.parametrize("type", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", *BY_GGUF_ALONE])
 def test_random_blocks_against_gguf(type: str, isa: str) -> None:
     gguf = pytest.importorskip("gguf")
     blocks = random_blocks(type)

@@ -15,7 +15,7 @@ from tests.kernels import ggml, rows
 from tests.kernels.test_decode import random_blocks
 
 ROOT = Path(__file__).parents[2]
-CORE = ["csrc/isa/cpu_features.cpp", "csrc/isa/kernel_table.cpp", "csrc/blocks/type_table.cpp"]
+CORE = ["csrc/isa/cpu_features.cpp", "csrc/isa/kernel_table.cpp", *sorted((ROOT / "csrc" / "blocks").glob("*.cpp"))]
 FILTER = "tests/kernels/other_cpus/kernel_filter.cpp"
 FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-static", "-Icsrc"]
 AVX2 = ["-mavx2", "-mf16c"]
