@@ -20,6 +20,7 @@ namespace fastconv::FASTCONV_ISA_NAMESPACE {
 
 extern const KernelTable kTable;
 extern const TypeKernels kIQ2_XXS, kIQ2_XS, kIQ2_S, kIQ1_S, kIQ1_M;  // isa/<isa>/iq2.cpp
+extern const TypeKernels kIQ4_NL, kIQ4_XS;                           // isa/<isa>/iq4.cpp
 
 namespace {
 
@@ -81,6 +82,8 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::iq2_xxs, kIQ2_XXS);
   put(Type::iq1_m, kIQ1_M);
   put(Type::iq1_s, kIQ1_S);
+  put(Type::iq4_nl, kIQ4_NL);
+  put(Type::iq4_xs, kIQ4_XS);
   put(Type::q4_0_v1, kBlocks<Q4_0_v1>);
   put(Type::q4_1_v1, kBlocks<Q4_1_v1>);
   put(Type::q5_0_v1, kBlocks<Q5_0_v1>);

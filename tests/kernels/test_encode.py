@@ -13,7 +13,7 @@ from tests.kernels import ggml, rows
 from tests.oracle import blocks as oracle
 
 TYPES = ggml.TYPES
-STORED_BY_GGML = ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k"]
+STORED_BY_GGML = ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "iq4_nl", "iq4_xs"]
 OLD = ["q4_0_v1", "q4_1_v1", "q5_0_v1", "q5_1_v1", "q8_0_v1", "q4_0_v2", "q4_1_v2"]
 ENCODED = [name for name, info in TYPES.items() if info.encodes]
 
@@ -41,9 +41,11 @@ def test_ggml_writes_the_same_bytes(type: str, isa: str) -> None:
 
 @pytest.mark.parametrize("type", ENCODED)
 @pytest.mark.parametrize("kind", rows.kinds())
-def test_the_oracle_writes_the_same_bytes(type: str, kind: str, isa: str) -> None:
+def test_the_oracle_writes_the_same_bytes(type: str, kind: str) -> None:
     x = rows.kinds()[kind]
-    assert_same_blocks(_native.quantize(x, type, isa=isa), oracle.encode(x, type), type)
+    want = oracle.encode(x, type)
+    for isa in _native.isas():
+        assert_same_blocks(_native.quantize(x, type, isa=isa), want, type)
 
 
 @pytest.mark.parametrize("type", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "f16", "bf16"])
@@ -129,6 +131,35 @@ def test_q6_k_where_tries_are_nearly_equal(largest: int, isa: str) -> None:
     x = rng.integers(-largest, largest + 1, (400, 256)) * rng.standard_normal((400, 1))
     x = x.astype(np.float32)
     assert_same_blocks(_native.quantize(x, "q6_k", isa=isa), ggml.quantize(x, "q6_k"), "q6_k")
+
+
+def at_bounds(rng: np.random.Generator, n_blocks: int) -> np.ndarray:
+    """Elements that one of the sixteen tries of IQ4 scales to a bound of two levels, give or take two last places."""
+    values = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113])
+    bounds = (values[1:] + values[:-1]) / 2
+    first = rng.standard_normal((n_blocks, 1)).astype(np.float32)
+    first[::2] = (first[::2].view(np.uint32) & 0xFFFF0000).view(np.float32)
+    tries = rng.choice([127, *range(-134, -119)], (n_blocks, 32))
+    x = (np.clip(rng.choice(bounds, tries.shape) / tries, -1, 1) * first).astype(np.float32)
+    x = (x.view(np.int32) + rng.integers(-2, 3, x.shape, dtype=np.int32)).view(np.float32)
+    x[np.arange(n_blocks), rng.integers(0, 32, n_blocks)] = first[:, 0]
+    return x.reshape(-1, 256)
+
+
+# As for Q6_K; squares and cubes of the least scale that is looked at underflow.
+@pytest.mark.parametrize("type", ["iq4_nl", "iq4_xs"])
+@pytest.mark.parametrize("exponent", [-48, -46, -44, -40, 0, 38, 39, 40, 41, 42, 43, 59, 60, 61, 62])
+def test_iq4_at_the_bounds_of_its_tries(type: str, exponent: int, isa: str) -> None:
+    x = at_bounds(np.random.default_rng(exponent + 100), 3200) * np.float32(2.0**exponent)
+    assert_same_blocks(_native.quantize(x, type, isa=isa), ggml.quantize(x, type), type)
+
+
+@pytest.mark.parametrize("type", ["iq4_nl", "iq4_xs"])
+@pytest.mark.parametrize("largest", [1, 2, 3, 5, 16, 63, 127, 134, 1270])
+def test_iq4_where_tries_are_nearly_equal(type: str, largest: int, isa: str) -> None:
+    rng = np.random.default_rng(largest)
+    x = (rng.integers(-largest, largest + 1, (400, 256)) * rng.standard_normal((400, 1))).astype(np.float32)
+    assert_same_blocks(_native.quantize(x, type, isa=isa), ggml.quantize(x, type), type)
 
 
 # One block through all eras; from quantizers compiled from the llama.cpp of each time.

@@ -13,6 +13,7 @@ import pytest
 from fastconv import _native
 from tests.kernels import ggml, rows
 from tests.kernels.test_decode import random_blocks
+from tests.kernels.test_encode_weighted import WEIGHTED, importances
 
 ROOT = Path(__file__).parents[2]
 CORE = ["csrc/isa/cpu_features.cpp", "csrc/isa/kernel_table.cpp", *sorted((ROOT / "csrc" / "blocks").glob("*.cpp"))]
@@ -83,6 +84,10 @@ def assert_equals_this_machine(program: list[str]) -> None:
     for name, info in ggml.TYPES.items():
         if info.encodes:
             assert run(program, "encode", name, data=x.tobytes()) == _native.quantize(x, name).tobytes(), name
+        if name in WEIGHTED:
+            importance = importances()["half zero"]
+            got = run(program, "encode_weighted", name, x.shape[1], data=importance.tobytes() + x.tobytes())
+            assert got == _native.quantize(x, name, importance=importance).tobytes(), name
         if info.decodes:
             blocks = random_blocks(name, 512)
             got = np.frombuffer(run(program, "decode", name, data=blocks.tobytes()), np.uint32)

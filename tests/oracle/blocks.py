@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tests.oracle import iq4
+
 F32 = np.float32
 Array = np.ndarray
 
@@ -171,6 +173,8 @@ ENCODERS: dict[str, tuple[int, Callable[[Array], Array]]] = {
     "q4_1": (32, q4_1),
     "q4_0": (32, q4_0),
     "q6_k": (256, q6_k),
+    "iq4_nl": (32, iq4.iq4_nl),
+    "iq4_xs": (256, iq4.iq4_xs),
     "q4_0_v1": (32, lambda x: q4_0(x, "<f4", pairs, rounded=True)),
     "q4_1_v1": (32, lambda x: q4_1(x, "<f4", pairs, rounded=True)),
     "q5_0_v1": (32, lambda x: q5_0(x, pairs)),
@@ -181,11 +185,23 @@ ENCODERS: dict[str, tuple[int, Callable[[Array], Array]]] = {
 }
 
 
+# The same for encoders that heed importance: (blocks, elements) float32, the importance of each -> (blocks, bytes).
+WEIGHTED_ENCODERS: dict[str, tuple[int, Callable[[Array, Array], Array]]] = {
+    "iq4_nl": (32, iq4.iq4_nl),
+    "iq4_xs": (256, iq4.iq4_xs),
+}
+
+
 @np.errstate(all="ignore")
-def encode(x: Array, type: str) -> Array:
-    """(rows, columns) float32 -> (rows, row bytes) uint8."""
-    elements, encoder = ENCODERS[type]
-    return encoder(np.ascontiguousarray(x, F32).reshape(-1, elements)).reshape(len(x), -1)
+def encode(x: Array, type: str, importance: Array | None = None) -> Array:
+    """(rows, columns) float32, importance (columns,) -> (rows, row bytes) uint8."""
+    x = np.ascontiguousarray(x, F32)
+    if importance is None:
+        elements, encoder = ENCODERS[type]
+        return encoder(x.reshape(-1, elements)).reshape(len(x), -1)
+    elements, weighted = WEIGHTED_ENCODERS[type]
+    each = np.tile(importance, (len(x), 1)).reshape(-1, elements)
+    return weighted(x.reshape(-1, elements), each).reshape(len(x), -1)
 
 
 def field(block: Array, at: int, dtype: str) -> tuple[Array, int]:
@@ -218,6 +234,10 @@ def decode(blocks: Array, type: str) -> Array:
     name, _, version = type.partition("_v")
     if type in SHORT_LIVED:
         return decode_short_lived(blocks, type)
+    if type == "iq4_nl":
+        return iq4.decode_iq4_nl(blocks.reshape(-1, 18)).reshape(len(blocks), -1)
+    if type == "iq4_xs":
+        return iq4.decode_iq4_xs(blocks.reshape(-1, 136)).reshape(len(blocks), -1)
     if type == "q6_k":
         return decode_q6_k(blocks.reshape(-1, 210)).reshape(len(blocks), -1)
     fifth, centred = name.startswith("q5"), name.endswith("_0")

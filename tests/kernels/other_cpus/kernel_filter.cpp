@@ -1,6 +1,7 @@
 // One kernel as a filter from stdin to stdout, for processors that only an emulator has. Built by test_other_cpus.py.
 //   kernel_filter isas
 //   kernel_filter encode|decode TYPE        f32 -> blocks, blocks -> f32
+//   kernel_filter encode_weighted TYPE N_COLS    the importance of N_COLS columns, rows -> blocks
 //   kernel_filter max_abs                   f32 -> one f32
 //   kernel_filter sum_of_squares|square_norm    f32 -> one f64
 //   kernel_filter lora_add M N RANK SCALE   rows, b, a -> rows
@@ -63,6 +64,14 @@ int main(int argc, char** argv) {
     return write_array(out.data(), out.size());
   }
   std::vector<float> x = read_array<float>();
+  if (op == "encode_weighted" && argc == 4) {
+    const Type type = type_from_name(argv[2]);
+    const int64_t n_cols = std::atoll(argv[3]), n = static_cast<int64_t>(x.size()) - n_cols;
+    if (type == Type::count || n_cols <= 0 || n < 0 || n % n_cols != 0) return 2;
+    std::vector<uint8_t> out(static_cast<size_t>(row_bytes(type, n)));
+    table.of(type).encode_weighted(x.data() + n_cols, out.data(), n / n_cols, n_cols, x.data());
+    return write_array(out.data(), out.size());
+  }
   if (op == "max_abs") {
     const float most = table.max_abs(x.data(), static_cast<int64_t>(x.size()));
     return write_array(&most, 1);
