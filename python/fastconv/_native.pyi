@@ -35,6 +35,9 @@ def isas() -> list[str]:
 def isa() -> str:
     """The instruction set in use. Raises ValueError if FASTCONV_ISA names one that cannot be."""
 
+def heeds_importance(type: str) -> bool:
+    """Whether the bytes of the type depend on the importance of columns."""
+
 class Piece:
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -19,12 +20,19 @@ _SLICE_BYTES = 64 << 20
 
 
 def quantize(
-    array: np.ndarray | torch.Tensor, type: str, *, threads: int | None = None, nonfinite: str = "error"
+    array: np.ndarray | torch.Tensor,
+    type: str,
+    *,
+    importance: np.ndarray | torch.Tensor | None = None,
+    threads: int | None = None,
+    nonfinite: str = "error",
 ) -> Any:
     """Quantize along the last dimension, with the bytes that ggml's reference writes.
 
     array: f32, f16 or bf16 (ml_dtypes.bfloat16 or torch.bfloat16) of shape (..., n), n a multiple of the type's block.
-    type: a block or float type such as "q4_0". threads: None: all CPUs. Returns uint8 (..., bytes of a row), a torch
+    type: a block or float type such as "q4_0". importance: how much each column matters, f32 (n,), or (..., n) with all
+    dimensions but the rows' for a row per matrix, finite and none negative; as of an importance matrix, sums over
+    counts. threads: None: all CPUs. Returns uint8 (..., bytes of a row), a torch
     tensor if one was given. Raises UsageError for a type, dtype or shape that cannot be, NonFiniteError for values
     that are NaN, infinite or beyond the type unless nonfinite is "keep".
     """
@@ -46,13 +54,18 @@ def quantize(
     result = np.empty((*values.shape[:-1], row_bytes), dtype=np.uint8)
     matrix = values.reshape(-1, n_cols) if values.size else values.reshape(0, n_cols)
     out = result.reshape(-1, row_bytes) if result.size else result.reshape(0, row_bytes)
+    weights = _importance(importance, values.shape, info)
+    rows_per_weights = max(1, len(matrix) // len(weights))
     step = max(1, _SLICE_BYTES // max(1, n_cols * 4))
     n_threads = _threads(threads)
-    for start in range(0, len(matrix), step):
-        rows = _as_float32(matrix[start : start + step], type_in, n_threads)
-        if nonfinite == "error":
-            _check_finite(rows, info, start)
-        out[start : start + step] = _native.quantize(rows, info.name, n_threads)
+    for first in range(0, len(matrix), rows_per_weights):
+        for start in range(first, first + rows_per_weights, step):
+            stop = min(start + step, first + rows_per_weights)
+            rows = _as_float32(matrix[start:stop], type_in, n_threads)
+            if nonfinite == "error":
+                _check_finite(rows, info, start)
+            weight = weights[start // rows_per_weights]
+            out[start:stop] = _native.quantize(rows, info.name, n_threads, importance=weight)
     return _like(result, as_torch)
 
 
@@ -85,6 +98,27 @@ def _encodable(type_name: str) -> _native.TypeInfo:
             "unknown type", found=str(type_name), expected=", ".join(n for n, t in TYPES.items() if t.encodes)
         )
     return info
+
+
+def _importance(
+    importance: np.ndarray | torch.Tensor | None, shape: tuple[int, ...], info: _native.TypeInfo
+) -> Sequence[np.ndarray | None]:
+    """A row of weights per matrix, or one for all."""
+    if importance is None:
+        if info.needs_importance:
+            raise UsageError(f"{info.name} cannot be quantized without the importance of its columns")
+        return [None]
+    values, dtype, _ = _bits(importance)
+    if dtype != "float32" or values.shape not in ((shape[-1],), (*shape[:-2], shape[-1])):
+        raise UsageError(
+            "the importance does not fit the array",
+            found=f"{dtype} of shape {values.shape}",
+            expected=f"float32 of shape {(shape[-1],)} or {(*shape[:-2], shape[-1])}",
+        )
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise UsageError("the importance holds a value that is not finite or negative")
+    n_matrices = values.size // shape[-1] if values.size else 0
+    return [*np.ascontiguousarray(values).reshape(n_matrices, shape[-1])] or [np.zeros(shape[-1], np.float32)]
 
 
 def _is_torch(array: object) -> TypeGuard[torch.Tensor]:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastconv import engine
 from fastconv.adapter.attach import attach_adapters
@@ -19,11 +20,16 @@ from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
 from fastconv.layout.targets import Layout, layout_of
 from fastconv.layout.write_back import WriteBack
-from fastconv.plan.ftype import FileType, auto_file_type, file_type
+from fastconv.plan.file_types import FileType, auto_file_type, file_type
+from fastconv.plan.importance import PlannedTensor, importance_by_name
 from fastconv.plan.job import TensorJob, TensorOutput
+from fastconv.plan.recipe import recipe_for
 from fastconv.request import DEFAULT_SHARD_SIZE, ConvertRequest, byte_size, split_types
 from fastconv.vocab.load import load_vocabulary
 from fastconv.vocab.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from fastconv.checkpoint.imatrix import Importance, ImportanceMatrix
 
 # Configurations, tokenizers, chat templates and model cards.
 _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
@@ -86,25 +92,28 @@ def prepare(request: ConvertRequest) -> Preparation:
     model = adapted.model
     vocabulary = _vocabulary(request, model) if layout.has_vocabulary else None
     tensors = {} if request.vocab_only else layout.arrange(model, adapted.tensors)
+    file_types = _file_types(request, layout, model)
+    recipe = recipe_for(request, _open_imatrix(request), file_types)
     files = tuple(
         _planned(request, file_type, laid_out)
-        for file_type in _file_types(request, layout, model)
-        for laid_out in layout.lay_out(model, tensors, vocabulary, file_type, request)
+        for file_type in file_types
+        for laid_out in layout.lay_out(model, tensors, vocabulary, file_type, request, recipe)
     )
+    importance, importance_notes = importance_by_name(recipe.imatrix, _planned_tensors(files))
     check_targets(
         {file.path: file.laid_out.size for file in files},
         _input_files(request, checkpoint, adapted.tensors),
         overwrite=request.overwrite,
         folders={file.folder for file in files if file.folder is not None},
     )
-    jobs = _jobs(model, tensors, [file.laid_out for file in files])
+    jobs = _jobs(model, tensors, [file.laid_out for file in files], importance)
     return Preparation(
         request,
         files,
         jobs,
         bytes_in=engine.input_bytes(jobs),
         adapters=adapted.summaries,
-        notes=tuple(dict.fromkeys(note for file in files for note in file.laid_out.notes)),
+        notes=tuple(dict.fromkeys((*importance_notes, *(note for file in files for note in file.laid_out.notes)))),
     )
 
 
@@ -164,6 +173,11 @@ def convert(
     outtype: str | Sequence[str] = "auto",
     lora: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
     pure: bool = False,
+    leave_output_tensor: bool = False,
+    output_tensor_type: str | None = None,
+    token_embedding_type: str | None = None,
+    tensor_types: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    imatrix: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     vocab_dir: str | os.PathLike[str] | None = None,
     vocab_type: str | None = None,
@@ -179,7 +193,8 @@ def convert(
 
     source: folder or file of weights. outfile: default beside the source. to: gguf, ggjt, ggjt-v1 to -v3, hf.
     outtype: auto or a file type such as q4_0; several write one file each from one read. lora: a path, or several paths
-    or (path, scale) pairs, which add up.
+    or (path, scale) pairs, which add up. pure to imatrix: as in llama-quantize; tensor_types: regular expression ->
+    type, the first found in a tensor's name counts; imatrix: importance matrix of llama-imatrix, GGUF or .dat.
     Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
     """
     if isinstance(lora, str | os.PathLike):
@@ -192,6 +207,11 @@ def convert(
         outfile=None if outfile is None else os.fspath(outfile),
         adapters=tuple((os.fspath(path), float(scale)) for path, scale in adapters),
         pure=pure,
+        leave_output_tensor=leave_output_tensor,
+        output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type,
+        tensor_types=tuple(tensor_types.items() if isinstance(tensor_types, Mapping) else tensor_types),
+        imatrix=None if imatrix is None else os.fspath(imatrix),
         threads=threads,
         vocab_dir=None if vocab_dir is None else os.fspath(vocab_dir),
         vocab_kind=vocab_type,
@@ -228,9 +248,27 @@ def _file_types(request: ConvertRequest, layout: Layout, model: NamedModel) -> t
     return tuple(dict.fromkeys(chosen))
 
 
+def _open_imatrix(request: ConvertRequest) -> ImportanceMatrix | None:
+    if request.imatrix is None:
+        return None
+    from fastconv.checkpoint.imatrix import read_imatrix
+
+    return read_imatrix(request.imatrix)
+
+
+def _planned_tensors(files: Sequence[PlannedFile]) -> list[PlannedTensor]:
+    return [
+        PlannedTensor(placed.name, placed.shape, placed.type, file.type)
+        for file in files
+        for placed in file.laid_out.tensors
+    ]
+
+
 def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mapping[str, MergedTensor]) -> list[str]:
     """Files that no target may replace: all weights, and what stands beside them and may be read."""
     files = dict.fromkeys(checkpoint.files)
+    if request.imatrix is not None:
+        files[request.imatrix] = None
     for merged in tensors.values():
         factors = (factor for delta in merged.deltas for factor in (delta.a, delta.b, delta.magnitude))
         for tensor in (merged.base, *factors):
@@ -246,7 +284,12 @@ def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mappi
     return list(files)
 
 
-def _jobs(model: NamedModel, tensors: Mapping[str, MergedTensor], layouts: Sequence[LaidOut]) -> tuple[TensorJob, ...]:
+def _jobs(
+    model: NamedModel,
+    tensors: Mapping[str, MergedTensor],
+    layouts: Sequence[LaidOut],
+    importance: Mapping[str, Importance],
+) -> tuple[TensorJob, ...]:
     """One job per source tensor, in the order of the first file, with an output per file that holds it."""
     outputs: dict[str, list[TensorOutput]] = {}
     names: dict[str, str] = {}
@@ -267,6 +310,7 @@ def _jobs(model: NamedModel, tensors: Mapping[str, MergedTensor], layouts: Seque
                 merged.base,
                 merged.deltas,
                 tuple(outputs[canonical]),
+                importance.get(name),
             )
         )
     return tuple(jobs)

@@ -36,9 +36,11 @@ class ConvertRequest:
     """The options of one conversion.
 
     source: directory or file. outtypes: file types, or ("auto",). outfile: None: beside the input; holds {type} where
-    several types are asked for. adapters: (path, scale). threads: None: all CPUs this process may use. n_ctx: context
-    length, None: as the source says. vocab_dir: None: beside the source. vocab_kind: None: detected. weights_format: of
-    targets that are folders of weights, None: as --outfile ends, else safetensors. shard_size: bytes of one file there.
+    several types are asked for. adapters: (path, scale). pure, leave_output_tensor, output_tensor_type,
+    token_embedding_type, tensor_types (regular expression, type) and imatrix (path): as llama-quantize takes them.
+    threads: None: all CPUs this process may use. n_ctx: context length, None: as the source says. vocab_dir: None:
+    beside the source. vocab_kind: None: detected. weights_format: of targets that are folders of weights, None: as
+    --outfile ends, else safetensors. shard_size: bytes of one file there.
 
     Raises UsageError where options contradict each other or name what does not exist.
     """
@@ -49,6 +51,11 @@ class ConvertRequest:
     outfile: str | None = None
     adapters: tuple[tuple[str, float], ...] = ()
     pure: bool = False
+    leave_output_tensor: bool = False
+    output_tensor_type: str | None = None
+    token_embedding_type: str | None = None
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    imatrix: str | None = None
     threads: int | None = None
     vocab_dir: str | None = None
     vocab_kind: str | None = None
@@ -64,6 +71,8 @@ class ConvertRequest:
             ("the source", self.source),
             ("--outfile", self.outfile),
             ("--vocab-dir", self.vocab_dir),
+            ("--imatrix", self.imatrix),
+            *(("the pattern of --tensor-type", pattern) for pattern, _ in self.tensor_types),
             *(("--lora", path) for path, _ in self.adapters),
         ):
             if path == "":
@@ -103,6 +112,26 @@ class ConvertRequest:
             )
         if self.vocab_only and (self.adapters or len(self.outtypes) > 1):
             raise UsageError("--vocab-only writes no tensors: it goes with neither --lora nor several types")
+        self._check_recipe()
+
+    def _check_recipe(self) -> None:
+        given = [
+            option
+            for option, value in (
+                ("--leave-output-tensor", self.leave_output_tensor),
+                ("--output-tensor-type", self.output_tensor_type),
+                ("--token-embedding-type", self.token_embedding_type),
+                ("--tensor-type", self.tensor_types),
+                ("--imatrix", self.imatrix),
+            )
+            if value
+        ]
+        if given and self.vocab_only:
+            raise UsageError(f"--vocab-only writes no tensors: {given[0]} means nothing")
+        if given and TARGETS[self.to][0] != "gguf":
+            raise UsageError(f"{given[0]} is for GGUF", found=f"--to {self.to}")
+        if self.leave_output_tensor and self.output_tensor_type is not None:
+            raise UsageError("--leave-output-tensor and --output-tensor-type contradict each other")
 
     def target_path(self, type_name: str) -> str:
         """The path of the output file, or folder, of one type."""
@@ -139,6 +168,14 @@ def byte_size(value: int | str) -> int:
     if match is None:
         raise UsageError("is no size", found=value, expected="a number of bytes, or one like 5GB")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " "))
+
+
+def split_tensor_type(text: str) -> tuple[str, str]:
+    """PATTERN=TYPE; the first = divides. Raises UsageError where a side is missing."""
+    pattern, _, name = text.partition("=")
+    if not pattern or not name:
+        raise UsageError("--tensor-type is not PATTERN=TYPE", found=text)
+    return pattern, name
 
 
 def split_types(text: str) -> tuple[str, ...]:

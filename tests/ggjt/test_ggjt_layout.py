@@ -9,7 +9,8 @@ import pytest
 
 from fastconv.errors import PlanError, VocabularyError
 from fastconv.layout import ggjt
-from fastconv.plan.ftype import file_type
+from fastconv.plan.file_types import file_type
+from fastconv.plan.recipe import Recipe
 from tests.ggjt import files
 from tests.ggjt.conftest import ModelMaker
 
@@ -22,7 +23,7 @@ LEGACY = ("f32", "f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_skeleton_reads_back(version, outtype, tied, make_model: ModelMaker, make_vocabulary, tmp_path) -> None:
     model, tensors = make_model(n_vocab=301, tied=tied)
-    laid_out = ggjt.lay_out(model, tensors, make_vocabulary(301), file_type(outtype), version, pure=True)
+    laid_out = ggjt.lay_out(model, tensors, make_vocabulary(301), file_type(outtype), version, recipe=Recipe(pure=True))
     data = bytearray(laid_out.size)
     for offset, chunk in laid_out.chunks:
         data[offset : offset + len(chunk)] = chunk

@@ -17,6 +17,7 @@ from fastconv.request import (
     WEIGHTS_FORMATS,
     ConvertRequest,
     byte_size,
+    split_tensor_type,
     split_types,
 )
 
@@ -43,10 +44,9 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
         "--outtype",
         default="auto",
         metavar="TYPE[,TYPE...]",
-        help="auto, f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q6_k; several write one file each from one read "
-        "(default %(default)s: as the input)",
+        help="auto, f32, f16, bf16, or a type of llama-quantize such as q8_0, q4_k_m, iq4_xs; several write one file "
+        "each from one read (default %(default)s: as the input)",
     )
-    parser.add_argument("--pure", action="store_true", help="the same type for every matrix")
     parser.add_argument(
         "-o", "--outfile", "--output", metavar="PATH", help="may hold {type} (default: beside the input, by type)"
     )
@@ -73,6 +73,19 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
     folders.add_argument("--format", choices=WEIGHTS_FORMATS, help="files of the weights (default: safetensors)")
     folders.add_argument("--shard-size", default=DEFAULT_SHARD_SIZE, metavar="SIZE", help="largest file (default 5GB)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    types = parser.add_argument_group("types of single tensors (GGUF), as in llama-quantize")
+    types.add_argument("--imatrix", metavar="FILE", help="importance matrix of llama-imatrix, GGUF or .dat")
+    types.add_argument(
+        "--tensor-type",
+        action="append",
+        default=[],
+        metavar="PATTERN=TYPE",
+        help="for tensors with this regular expression in their name, repeatable; the first that matches counts",
+    )
+    types.add_argument("--output-tensor-type", metavar="TYPE", help="for output.weight")
+    types.add_argument("--token-embedding-type", metavar="TYPE", help="for the token embeddings")
+    types.add_argument("--leave-output-tensor", action="store_true", help="do not quantize output.weight")
+    types.add_argument("--pure", action="store_true", help="no mixtures: the same type for every matrix")
     only = parser.add_argument_group("instead of converting").add_mutually_exclusive_group()
     only.add_argument("--dry-run", action="store_true", help="show the plan: every tensor's type, size and offset")
     only.add_argument("--dump", action="store_true", help="show the model's tensors, checked and under common names")
@@ -123,6 +136,11 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         outfile=arguments.outfile,
         adapters=tuple(_adapter(text) for text in arguments.lora),
         pure=arguments.pure,
+        leave_output_tensor=arguments.leave_output_tensor,
+        output_tensor_type=arguments.output_tensor_type,
+        token_embedding_type=arguments.token_embedding_type,
+        tensor_types=tuple(split_tensor_type(text) for text in arguments.tensor_type),
+        imatrix=arguments.imatrix,
         threads=arguments.concurrency,
         vocab_dir=arguments.vocab_dir,
         vocab_kind=arguments.vocabtype,

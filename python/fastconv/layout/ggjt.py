@@ -19,8 +19,9 @@ from fastconv.architecture.spec import CanonicalModel
 from fastconv.errors import PlanError
 from fastconv.layout.ggjt_vocabulary import token_records, vocabulary_notes
 from fastconv.layout.laid_out import LaidOut, PlacedTensor
-from fastconv.plan.ftype import FileType
+from fastconv.plan.file_types import FileType
 from fastconv.plan.naming import meta_names
+from fastconv.plan.recipe import PLAIN, Recipe
 from fastconv.types import TYPES, row_bytes
 from fastconv.vocab.vocabulary import Vocabulary
 
@@ -58,7 +59,7 @@ def lay_out(
     file_type: FileType,
     version: int,
     *,
-    pure: bool = False,
+    recipe: Recipe = PLAIN,
 ) -> LaidOut:
     """The file of these tensors (canonical names; rows that rotate interleaved) in the order of convert.py.
 
@@ -91,7 +92,7 @@ def lay_out(
     for rule, _, expected in instances(model.spec, hparams):
         canonical = expected if expected in tensors or rule.tied_to is None else rule.tied_to
         name, shape = names[expected], tensors[canonical].base.shape
-        block = tensor_type(name, shape, file_type.name, version=version, pure=pure)
+        block = tensor_type(name, shape, file_type.name, version=version, pure=recipe.pure)
         record = _tensor_record(name, shape, block)
         chunks.append((end, record))
         offset = -(-(end + len(record)) // ALIGNMENT) * ALIGNMENT

@@ -17,7 +17,9 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
 from fastconv.errors import PlanError
 from fastconv.layout.laid_out import LaidOut, PlacedTensor
-from fastconv.plan.ftype import FileType, tensor_type
+from fastconv.plan.file_types import FileType, auto_file_type
+from fastconv.plan.mixtures import ModelFacts
+from fastconv.plan.recipe import PLAIN, Recipe, UnquantizedTensor, tensor_types
 from fastconv.types import TYPES, row_bytes
 from fastconv.vocab.vocabulary import Vocabulary
 
@@ -43,27 +45,28 @@ def lay_out(
     vocabulary: Vocabulary,
     file_type: FileType,
     *,
-    pure: bool = False,
+    recipe: Recipe = PLAIN,
 ) -> LaidOut:
     """The file of these tensors: canonical names in source order, rows that rotate interleaved, computed ones included.
 
     No tensors: a file of the vocabulary alone. Raises CheckpointError for a model card that cannot be understood,
-    PlanError for a tensor that GGUF has no name for.
+    PlanError for a tensor that GGUF has no name for or that its type cannot hold.
     """
     from fastconv.layout.gguf_metadata import key_values
 
     names = gguf_names(model, list(tensors))
     n_params = sum(math.prod(merged.base.shape) for merged in tensors.values())
-    values = key_values(model, vocabulary, file_type, n_params)
-    ordered = (
-        list(names) if file_type.is_float else sorted(names, key=lambda canonical: _quantizer_key(names[canonical]))
-    )
+    # As converted, or as converted and then quantized: llama.cpp's two programs order tensors and keys differently.
+    quantizes = bool(tensors) and (not file_type.is_float or recipe.changes_float_files)
+    values = key_values(model, vocabulary, file_type, n_params, quantizes=quantizes, imatrix=recipe.imatrix)
+    types = _converted_types(names, tensors, file_type)
+    if quantizes:
+        types = _quantized_types(model, names, tensors, file_type, recipe)
     records: list[bytes] = []
     sizes: list[tuple[str, str, int, int]] = []
     end = 0
-    for canonical in ordered:
+    for canonical, block in types.items():
         name, shape = names[canonical], tensors[canonical].base.shape
-        block = tensor_type(name, shape, file_type, pure=pure, tied="lm_head.weight" not in tensors)
         size = math.prod(shape[:-1]) * row_bytes(block, shape[-1])
         records.append(_tensor_record(name, shape, block, end))
         sizes.append((canonical, block, end, size))
@@ -76,7 +79,10 @@ def lay_out(
         PlacedTensor(names[canonical], canonical, tensors[canonical].base.shape, block, start + offset, size)
         for canonical, block, offset, size in sizes
     )
-    return LaidOut(((0, header),), placed, start + end)
+    notes: tuple[str, ...] = ()
+    if recipe.leave_output and "lm_head.weight" not in tensors:
+        notes = ("the model has no output.weight to leave as it is: its embeddings serve as one",)
+    return LaidOut(((0, header),), placed, start + end, notes)
 
 
 def gguf_names(model: CanonicalModel, canonical: Sequence[str]) -> dict[str, str]:
@@ -97,13 +103,29 @@ def gguf_names(model: CanonicalModel, canonical: Sequence[str]) -> dict[str, str
     return names
 
 
-def _quantizer_key(name: str) -> tuple[int, bytes]:
-    """llama-quantize writes tensors by layer, those of no layer first, then by name.
+def _converted_types(
+    names: Mapping[str, str], tensors: Mapping[str, MergedTensor], file_type: FileType
+) -> dict[str, str]:
+    """Types by canonical name, in the order of the source: vectors are f32, matrices of the one type."""
+    return {canonical: file_type.type if len(tensors[canonical].base.shape) > 1 else "f32" for canonical in names}
 
-    Source: llama.cpp b11434, src/llama-model-loader.h (weight_name_comparer).
-    """
-    layer = name.split(".")[1] if name.startswith("blk.") else "-1"
-    return int(layer), name.encode()
+
+def _quantized_types(
+    model: CanonicalModel,
+    names: Mapping[str, str],
+    tensors: Mapping[str, MergedTensor],
+    file_type: FileType,
+    recipe: Recipe,
+) -> dict[str, str]:
+    """Types by canonical name, in the order of llama-quantize."""
+    matrices = [merged.base.dtype for merged in tensors.values() if len(merged.base.shape) > 1]
+    unquantized = _converted_types(names, tensors, auto_file_type(matrices))
+    canonical = {name: canonical for canonical, name in names.items()}
+    hparams = model.hparams
+    facts = ModelFacts(model.spec.name, hparams.n_layer, hparams.n_head, hparams.n_head_kv)
+    found = [UnquantizedTensor(names[key], tensors[key].base.shape, kept) for key, kept in unquantized.items()]
+    types = tensor_types(found, file_type, facts, recipe)
+    return {canonical[name]: type_name for name, type_name in types.items()}
 
 
 def _tensor_record(name: str, shape: Sequence[int], block: str, offset: int) -> bytes:

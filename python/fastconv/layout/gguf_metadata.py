@@ -7,6 +7,7 @@ llama-quantize changes is in src/llama-quant.cpp. Knows no tensor data. Imports 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from gguf import GGUFValueType, Keys
 
 from fastconv.architecture.hparams import Hyperparameters, RopeScaling
 from fastconv.architecture.spec import CanonicalModel
+from fastconv.checkpoint.imatrix import ImportanceMatrix
 from fastconv.errors import CheckpointError
 from fastconv.layout.gguf_values import encode_string, encode_value
-from fastconv.plan.ftype import FileType
+from fastconv.plan.file_types import FileType
 from fastconv.vocab.vocabulary import Vocabulary
 
 _TOKENIZER_MODELS = {"spm": "llama", "bpe": "gpt2"}
@@ -44,6 +46,8 @@ _YARN_FACTORS = (
     (("beta_slow",), Keys.Rope.SCALING_YARN_BETA_SLOW),
 )
 
+_LONGEST_TEXT = 127
+
 
 class KeyValues:
     """Keys with encoded values. Setting a key again keeps its place."""
@@ -67,7 +71,7 @@ class KeyValues:
     def boolean(self, key: str, value: bool | None) -> None:
         self.set(key, GGUFValueType.BOOL, value)
 
-    def string(self, key: str, value: str | None) -> None:
+    def string(self, key: str, value: str | bytes | None) -> None:
         self.set(key, GGUFValueType.STRING, value)
 
     def array(self, key: str, values: list[Any]) -> None:
@@ -83,10 +87,19 @@ class KeyValues:
         return b"".join(encode_string(key) + value for key, value in self._encoded.items())
 
 
-def key_values(model: CanonicalModel, vocabulary: Vocabulary, file_type: FileType, n_params: int) -> KeyValues:
+def key_values(
+    model: CanonicalModel,
+    vocabulary: Vocabulary,
+    file_type: FileType,
+    n_params: int,
+    *,
+    quantizes: bool,
+    imatrix: ImportanceMatrix | None = None,
+) -> KeyValues:
     """Everything that a GGUF file says beside its tensors.
 
-    n_params: elements of all tensors, 0 for a file of the vocabulary alone. Raises CheckpointError for a model card or
+    n_params: elements of all tensors, 0 for a file of the vocabulary alone. quantizes: as llama-quantize leaves it;
+    imatrix: what it then says of the importance matrix. Raises CheckpointError for a model card or
     generation_config.json that cannot be understood.
     """
     values = KeyValues(model.spec.name)
@@ -103,10 +116,22 @@ def key_values(model: CanonicalModel, vocabulary: Vocabulary, file_type: FileTyp
         ) from None
     if model.hparams.n_vocab == _NO_BOS_SIZE:
         values.boolean(Keys.Tokenizer.ADD_BOS, False)
-    if not file_type.is_float:
+    if quantizes:
         values.move_to_end(Keys.General.QUANTIZATION_VERSION)
         values.move_to_end(Keys.General.FILE_TYPE)
+        if imatrix is not None:
+            _add_imatrix(values, imatrix)
     return values
+
+
+def _add_imatrix(values: KeyValues, imatrix: ImportanceMatrix) -> None:
+    """Source: llama.cpp b11434, tools/quantize/quantize.cpp, which keeps the first 127 bytes of a text."""
+    values.string("quantize.imatrix.file", os.fsencode(imatrix.path)[:_LONGEST_TEXT])
+    if imatrix.datasets:
+        values.string("quantize.imatrix.dataset", imatrix.datasets[0][:_LONGEST_TEXT])
+    values.uint32("quantize.imatrix.entries_count", len(imatrix.entries))
+    if imatrix.n_chunks > 0:
+        values.uint32("quantize.imatrix.chunks_count", imatrix.n_chunks)
 
 
 def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> None:

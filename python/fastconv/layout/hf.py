@@ -19,7 +19,7 @@ from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.safetensors import safetensors_file
 from fastconv.layout.torch_zip import torch_zip_file
 from fastconv.layout.weights_file import ArrayEntry, array_entries
-from fastconv.plan.ftype import FileType
+from fastconv.plan.file_types import FileType
 from fastconv.request import ConvertRequest
 
 # stem and suffix of the weights, by --format

@@ -10,8 +10,9 @@ from fastconv.adapter.delta import MergedTensor
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.layout.laid_out import LaidOut
-from fastconv.plan.ftype import FILE_TYPES, KEPT, FileType
+from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType
 from fastconv.plan.naming import interleaved
+from fastconv.plan.recipe import Recipe
 from fastconv.request import TARGETS, ConvertRequest
 from fastconv.vocab.vocabulary import Vocabulary
 
@@ -22,16 +23,16 @@ class Layout:
 
     open_model: the checkpoint as the format needs it. has_vocabulary: it holds one. arrange: (model, tensors by
     canonical name) -> tensors in the format's row order, those included that it has and no checkpoint. lay_out: (model,
-    arranged tensors, vocabulary or None, file type, request) -> the files, of a folder if they have names; raises
-    PlanError for what it cannot hold. auto_type: what --outtype auto means, given the file type that would keep the
-    input's precision.
+    arranged tensors, vocabulary or None, file type, request, recipe) -> the files, of a folder if they have names;
+    raises PlanError for what it cannot hold. auto_type: what --outtype auto means, given the file type that would keep
+    the input's precision.
     """
 
     open_model: Callable[[Checkpoint, ConvertRequest], NamedModel]
     has_vocabulary: bool
     arrange: Callable[[Any, dict[str, MergedTensor]], dict[str, MergedTensor]]
     lay_out: Callable[
-        [Any, Mapping[str, MergedTensor], Vocabulary | None, FileType, ConvertRequest], tuple[LaidOut, ...]
+        [Any, Mapping[str, MergedTensor], Vocabulary | None, FileType, ConvertRequest, Recipe], tuple[LaidOut, ...]
     ]
     auto_type: Callable[[FileType], FileType]
 
@@ -49,8 +50,8 @@ def _gguf(version: int) -> Layout:
         lambda checkpoint, request: canonical_model(checkpoint, request.n_ctx),
         True,
         lambda model, tensors: gguf.computed_tensors(model) | interleaved(model, tensors),
-        lambda model, tensors, vocabulary, file_type, request: (
-            gguf.lay_out(model, tensors, _present(vocabulary), file_type, pure=request.pure),
+        lambda model, tensors, vocabulary, file_type, request, recipe: (
+            gguf.lay_out(model, tensors, _present(vocabulary), file_type, recipe=recipe),
         ),
         lambda kept: kept,
     )
@@ -64,8 +65,8 @@ def _ggjt(version: int) -> Layout:
         lambda checkpoint, request: canonical_model(checkpoint, request.n_ctx),
         True,
         interleaved,
-        lambda model, tensors, vocabulary, file_type, request: (
-            ggjt.lay_out(model, tensors, _present(vocabulary), file_type, version, pure=request.pure),
+        lambda model, tensors, vocabulary, file_type, request, recipe: (
+            ggjt.lay_out(model, tensors, _present(vocabulary), file_type, version, recipe=recipe),
         ),
         lambda kept: FILE_TYPES[ggjt.auto_outtype(kept.name)],
     )
@@ -79,7 +80,7 @@ def _hf(version: int) -> Layout:
         lambda checkpoint, request: named_model(checkpoint, request.n_ctx),
         False,
         lambda model, tensors: tensors,
-        lambda model, tensors, vocabulary, file_type, request: hf.lay_out(model, tensors, file_type, request),
+        lambda model, tensors, vocabulary, file_type, request, recipe: hf.lay_out(model, tensors, file_type, request),
         lambda kept: KEPT,
     )
 

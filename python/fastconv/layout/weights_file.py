@@ -14,7 +14,7 @@ from fastconv.checkpoint.foreign_types import ELEMENT_BITS
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import PlanError
 from fastconv.layout.laid_out import CopiedBytes
-from fastconv.plan.ftype import FileType
+from fastconv.plan.file_types import FileType
 from fastconv.types import TYPES
 
 # What --outtype auto makes of types that no array has (blocks) or that fastconv does not encode (f64, f8) once their
