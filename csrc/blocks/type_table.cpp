@@ -14,8 +14,8 @@ constexpr double kBf16Max = 0x1.fefffep+127;
 // max_abs of a block type is where its f16 scale or min reaches kF16Max: |d| = max / -8 for q4_0, max / -16 for q5_0,
 // max / 127 for q8_0; the min itself for q4_1 and q5_1; for q6_k the super-scale is at most max / 128 of a sub-scale.
 // For iq4_nl the scale is a weighted mean of x / value over elements of which each lies next to its value in one try:
-// most where value 1 stands for 7, all weight is there, and the try has the least inverse scale, 120 / max_abs: 7 / 120.
-// iq4_xs divides by 32.
+// most where value 1 stands for 7, all weight is there, and the try has the least inverse scale, 120 / max_abs: 7 /
+// 120. iq4_xs divides by 32.
 constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"f32", 0, 1, 4, kF32Max, true, false},
     {"f16", 1, 1, 2, kF16Max, true, false},
@@ -29,10 +29,10 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"q4_1", 3, 32, 20, kF16Max, true, false},
     {"q4_0", 2, 32, 18, 8 * kF16Max, true, false},
     {"q6_k", 14, 256, 210, 32 * kF16Max, true, false},
-    {"q5_k", 13, 256, 176, 0, false, false},
-    {"q4_k", 12, 256, 144, 0, false, false},
+    {"q5_k", 13, 256, 176, kF16Max, true, false},
+    {"q4_k", 12, 256, 144, kF16Max, true, false},
     {"q3_k", 11, 256, 110, 0, false, false},
-    {"q2_k", 10, 256, 84, 0, false, false},
+    {"q2_k", 10, 256, 84, kF16Max, true, false},
     {"iq4_nl", 20, 32, 18, 17 * kF16Max, true, false},
     {"iq4_xs", 23, 256, 136, 32 * 17 * kF16Max, true, false},
     {"iq3_s", 21, 256, 110, 0, false, false},

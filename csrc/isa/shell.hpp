@@ -21,6 +21,7 @@ namespace fastconv::FASTCONV_ISA_NAMESPACE {
 extern const KernelTable kTable;
 extern const TypeKernels kIQ2_XXS, kIQ2_XS, kIQ2_S, kIQ1_S, kIQ1_M;  // isa/<isa>/iq2.cpp
 extern const TypeKernels kIQ4_NL, kIQ4_XS;                           // isa/<isa>/iq4.cpp
+extern const TypeKernels kQ5_K, kQ4_K, kQ2_K;                        // isa/<isa>/k_quants.cpp
 
 namespace {
 
@@ -84,6 +85,9 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::iq1_s, kIQ1_S);
   put(Type::iq4_nl, kIQ4_NL);
   put(Type::iq4_xs, kIQ4_XS);
+  put(Type::q5_k, kQ5_K);
+  put(Type::q4_k, kQ4_K);
+  put(Type::q2_k, kQ2_K);
   put(Type::q4_0_v1, kBlocks<Q4_0_v1>);
   put(Type::q4_1_v1, kBlocks<Q4_1_v1>);
   put(Type::q5_0_v1, kBlocks<Q5_0_v1>);

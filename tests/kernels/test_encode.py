@@ -13,7 +13,21 @@ from tests.kernels import ggml, rows
 from tests.oracle import blocks as oracle
 
 TYPES = ggml.TYPES
-STORED_BY_GGML = ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "iq4_nl", "iq4_xs"]
+STORED_BY_GGML = [
+    "f16",
+    "bf16",
+    "q8_0",
+    "q5_1",
+    "q5_0",
+    "q4_1",
+    "q4_0",
+    "q6_k",
+    "q5_k",
+    "q4_k",
+    "q2_k",
+    "iq4_nl",
+    "iq4_xs",
+]
 OLD = ["q4_0_v1", "q4_1_v1", "q5_0_v1", "q5_1_v1", "q8_0_v1", "q4_0_v2", "q4_1_v2"]
 ENCODED = [name for name, info in TYPES.items() if info.encodes]
 

@@ -14,8 +14,9 @@ from fastconv import _native
 from tests.kernels import ggml, rows
 from tests.kernels.test_encode import FLOATS, TYPES, assert_same_blocks
 from tests.oracle import blocks as oracle
+from tests.oracle import k_quants
 
-WEIGHTED = ["iq4_nl", "iq4_xs"]
+WEIGHTED = ["q5_k", "q4_k", "q2_k", "iq4_nl", "iq4_xs"]
 
 
 @functools.cache
@@ -32,8 +33,21 @@ def importances() -> dict[str, np.ndarray]:
         "zero": np.zeros_like(uniform),
         "tiny": uniform * 1e-38,
         "huge": uniform * 1e30,
+        "magnitudes mixed": np.exp2(rng.integers(-140, 120, uniform.shape)),
     }
     return {name: importance.astype(np.float32) for name, importance in made.items()}
+
+
+def assert_ggml_writes(got: np.ndarray, x: np.ndarray, type: str, importance: np.ndarray) -> None:
+    """The library of the wheel lacks a guard that llama.cpp b11434 has: where that alone shows, the oracle decides."""
+    size = TYPES[type].block_bytes
+    want = ggml.quantize(x, type, importance)
+    differ = (got.reshape(-1, size) != want.reshape(-1, size)).any(axis=1)
+    if differ.any() and type in k_quants.ENCODERS:
+        of_wheel = k_quants.encode_unguarded(x, type, importance)
+        assert_same_blocks(of_wheel.reshape(-1, size)[differ], want.reshape(-1, size)[differ], type)
+        want = oracle.encode(x, type, importance)
+    assert_same_blocks(got, want, type)
 
 
 def test_every_weighted_type_is_tested() -> None:
@@ -45,9 +59,8 @@ def test_every_weighted_type_is_tested() -> None:
 def test_ggml_writes_the_same_bytes(type: str, importance: str) -> None:
     weights = importances()[importance]
     for x in rows.kinds().values():
-        want = ggml.quantize(x, type, weights)
         for isa in _native.isas():
-            assert_same_blocks(_native.quantize(x, type, isa=isa, importance=weights), want, type)
+            assert_ggml_writes(_native.quantize(x, type, isa=isa, importance=weights), x, type, weights)
 
 
 @pytest.mark.parametrize("type", WEIGHTED)
@@ -69,9 +82,8 @@ WEIGHTS = st.one_of(st.floats(0, width=32, allow_infinity=False), st.sampled_fro
 )
 def test_any_finite_row(x: np.ndarray, importance: np.ndarray) -> None:
     for type in WEIGHTED:
-        want = ggml.quantize(x, type, importance)
         for isa in _native.isas():
-            assert_same_blocks(_native.quantize(x, type, isa=isa, importance=importance), want, type)
+            assert_ggml_writes(_native.quantize(x, type, isa=isa, importance=importance), x, type, importance)
 
 
 @pytest.mark.parametrize("type", WEIGHTED)

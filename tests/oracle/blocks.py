@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.oracle import iq4
+from tests.oracle import iq4, k_quants
 
 F32 = np.float32
 Array = np.ndarray
@@ -173,6 +173,7 @@ ENCODERS: dict[str, tuple[int, Callable[[Array], Array]]] = {
     "q4_1": (32, q4_1),
     "q4_0": (32, q4_0),
     "q6_k": (256, q6_k),
+    **{name: (256, encoder) for name, encoder in k_quants.ENCODERS.items()},
     "iq4_nl": (32, iq4.iq4_nl),
     "iq4_xs": (256, iq4.iq4_xs),
     "q4_0_v1": (32, lambda x: q4_0(x, "<f4", pairs, rounded=True)),
@@ -187,6 +188,7 @@ ENCODERS: dict[str, tuple[int, Callable[[Array], Array]]] = {
 
 # The same for encoders that heed importance: (blocks, elements) float32, the importance of each -> (blocks, bytes).
 WEIGHTED_ENCODERS: dict[str, tuple[int, Callable[[Array, Array], Array]]] = {
+    **{name: (256, encoder) for name, encoder in k_quants.ENCODERS.items()},
     "iq4_nl": (32, iq4.iq4_nl),
     "iq4_xs": (256, iq4.iq4_xs),
 }
@@ -234,6 +236,8 @@ def decode(blocks: Array, type: str) -> Array:
     name, _, version = type.partition("_v")
     if type in SHORT_LIVED:
         return decode_short_lived(blocks, type)
+    if type in k_quants.DECODERS:
+        return k_quants.decode(blocks, type)
     if type == "iq4_nl":
         return iq4.decode_iq4_nl(blocks.reshape(-1, 18)).reshape(len(blocks), -1)
     if type == "iq4_xs":

@@ -1,0 +1,245 @@
+// The search for the scale and the minimum of sub-blocks, x = scale * level + min with min <= 0, by weighted least
+// squares over a fixed series of tries. Knows no block type: which tries there are is a Policy.
+// Source: make_qkx2_quants and make_qkx3_quants in ggml-quants.c of llama.cpp b11434.
+//
+// One lane is one sub-block, so that every sum adds its terms in ggml's scalar order and every product is rounded as
+// ggml rounds it: what follows is ggml's to the bit, overflow and underflow included.
+#pragma once
+
+#include "isa/lanes.hpp"
+
+namespace fastconv::FASTCONV_ISA_NAMESPACE {
+namespace {
+
+// A NaN has the payload of what it came from, or the sign that the processor gives: one for all, that of x86.
+FASTCONV_INLINE F32 one_nan(F32 a) { return select(equal(a, a), a, splat(-__builtin_nanf(""))); }
+FASTCONV_INLINE F32 nan_to_zero(F32 a) { return select(equal(a, a), a, splat(0.0f)); }
+
+// Policy: kN elements a sub-block, kTop (the largest level), kTries and numerator(k) of each, kAbsolute (errors count
+// by magnitude instead of square), kGuarded (levels of tries are clamped before they are rounded: make_qkx3_quants).
+template <class Policy>
+struct AffineSearch {
+  static constexpr int kN = Policy::kN;
+  static constexpr float kTop = Policy::kTop;
+
+  // Lane s: sub-block s.
+  struct Columns {
+    F32 x[kN];
+    F32 weight[kN];
+    F32 level[kN];  // scratch
+  };
+  struct Found {
+    F32 scale, min;
+    F32 weight_sum;
+    F32 inverse, level_min;  // the levels of the try that won are those of inverse * (x - level_min)
+    F32 tries_won;           // 0: the levels are those of the first fit
+  };
+
+  // The state of the search of one register of sub-blocks.
+  struct Track {
+    const F32* x;
+    const F32* weight;
+    F32* level;
+    int r;
+    reg::F weight_sum, x_sum, low, high;
+    reg::M flat;
+    reg::F scale, min, error, won_inverse, won_min;
+    reg::F tries_won;
+    reg::F inverse, sum_l, sum_l2, sum_xl;  // of the try in work
+    reg::F try_scale, try_min;
+    reg::M regular;
+
+    FASTCONV_INLINE void begin(const Columns& columns, F32* levels, int which) {
+      x = columns.x;
+      weight = columns.weight;
+      level = levels;
+      r = which;
+      low = high = x[0].r[r];
+      weight_sum = weight[0].r[r];
+      x_sum = reg::mul(weight_sum, low);
+#pragma GCC unroll 4
+      for (int i = 1; i < kN; ++i) {
+        const reg::F v = x[i].r[r], w = weight[i].r[r];
+        low = reg::min(v, low);
+        high = reg::max(v, high);
+        weight_sum = reg::add(weight_sum, w);
+        x_sum = reg::add(x_sum, reg::mul(w, v));
+      }
+      min = reg::min(low, reg::splat(0.0f));
+      min = reg::select(reg::equal(low, low), min, low);  // NaN stays
+      flat = reg::equal(high, min);
+      error = reg::splat(0.0f);
+      tries_won = error;
+      won_min = min;
+      set_inverse(kTop);
+      won_inverse = inverse;
+      scale = reg::div(reg::splat(1.0f), inverse);
+      try_scale = scale;
+      try_min = min;
+    }
+
+    FASTCONV_INLINE static bool all(reg::M m) { return reg::lane_bits(m) == (1u << reg::kWidth) - 1; }
+
+    // A flat sub-block has the levels 0 and never finds less than its first error, 0: its range is of no account.
+    FASTCONV_INLINE void set_inverse(float numerator) {
+      const reg::F range = reg::select(flat, reg::splat(1.0f), reg::sub(high, min));
+      inverse = reg::div(reg::splat(numerator), range);
+    }
+
+    // No x is above high or below low and rounding is monotone, so every inverse * (x - min) lies between those of low
+    // and high. Where the one is above -2^22 and the other below kTop + 1/2, for a positive range, a level is
+    // max(inverse * (x - min), 0) to the nearest integer. NaN in x gives 0 on all ways.
+    template <bool kClampTop>
+    FASTCONV_INLINE bool is_regular() const {
+      const reg::F zero = reg::splat(0.0f);
+      const reg::F range = reg::select(flat, reg::splat(1.0f), reg::sub(high, min));
+      const reg::F most = reg::mul(inverse, range), least = reg::mul(inverse, reg::sub(low, min));
+      reg::M fine =
+          reg::mask_and(reg::less(zero, range), reg::less(most, reg::splat(kClampTop ? 0x1p22f : kTop + 0.5f)));
+      fine = reg::mask_and(fine, reg::less(reg::splat(-0x1p22f), least));
+      return all(fine);
+    }
+
+    template <bool kClampTop>
+    FASTCONV_INLINE reg::F regular_level(reg::F v) const {
+      reg::F scaled = reg::max(reg::mul(inverse, reg::sub(v, min)), reg::splat(0.0f));
+      if (kClampTop) scaled = reg::min(scaled, reg::splat(kTop));
+      return reg::round_even(scaled);
+    }
+    FASTCONV_INLINE reg::F irregular_level(reg::F v) const {
+      const reg::F scaled = reg::mul(inverse, reg::sub(v, min));
+      const reg::I low = reg::bit_and(reg::bits(reg::add(scaled, reg::splat(0x1.8p23f))), reg::splat(0x007FFFFF));
+      const reg::I q = reg::sub(low, reg::splat(0x00400000));
+      return reg::to_float(reg::max(reg::min(q, reg::splat(static_cast<int32_t>(kTop))), reg::splat(0)));
+    }
+
+    template <class Level>
+    FASTCONV_INLINE void add_up(Level level_of) {
+      sum_l = sum_l2 = sum_xl = reg::splat(0.0f);
+#pragma GCC unroll 4
+      for (int i = 0; i < kN; ++i) {
+        const reg::F v = x[i].r[r], q = level_of(v), wq = reg::mul(weight[i].r[r], q);
+        level[i].r[r] = q;
+        sum_l = reg::add(sum_l, wq);
+        sum_l2 = reg::add(sum_l2, reg::mul(wq, q));
+        sum_xl = reg::add(sum_xl, reg::mul(wq, v));
+      }
+    }
+
+    template <bool kClampTop>
+    FASTCONV_INLINE void levels(float numerator) {
+      set_inverse(numerator);
+      if (__builtin_expect(is_regular<kClampTop>(), 1)) {
+        add_up([this](reg::F v) __attribute__((always_inline)) { return regular_level<kClampTop>(v); });
+      } else {
+        irregular_levels();
+      }
+    }
+    __attribute__((noinline)) void irregular_levels() {
+      if (Policy::kGuarded)
+        add_up([this](reg::F v) __attribute__((always_inline)) { return regular_level<true>(v); });
+      else
+        add_up([this](reg::F v) __attribute__((always_inline)) { return irregular_level(v); });
+    }
+    FASTCONV_INLINE void first_levels() {
+      if (is_regular<false>()) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kN; ++i) level[i].r[r] = regular_level<false>(x[i].r[r]);
+      } else {
+        for (int i = 0; i < kN; ++i) level[i].r[r] = irregular_level(x[i].r[r]);
+      }
+    }
+
+    FASTCONV_INLINE void solve() {
+      const reg::F zero = reg::splat(0.0f);
+      const reg::F det = reg::sub(reg::mul(weight_sum, sum_l2), reg::mul(sum_l, sum_l));
+      try_scale = reg::div(reg::sub(reg::mul(weight_sum, sum_xl), reg::mul(x_sum, sum_l)), det);
+      try_min = reg::div(reg::sub(reg::mul(sum_l2, x_sum), reg::mul(sum_l, sum_xl)), det);
+      regular = reg::less(zero, det);
+      const reg::M positive = reg::less(zero, try_min);
+      if (reg::lane_bits(positive) != 0) {
+        try_min = reg::select(positive, zero, try_min);
+        try_scale = reg::select(positive, reg::div(sum_xl, sum_l2), try_scale);
+      }
+    }
+
+    FASTCONV_INLINE reg::F total_error() const {
+      reg::F sum = reg::splat(0.0f);
+#pragma GCC unroll 4
+      for (int i = 0; i < kN; ++i) {
+        const reg::F off = reg::sub(reg::add(reg::mul(try_scale, level[i].r[r]), try_min), x[i].r[r]);
+        const reg::F counted = Policy::kAbsolute ? reg::from_bits(reg::bit_and(reg::bits(off), reg::splat(0x7FFFFFFF)))
+                                                 : reg::mul(off, off);
+        sum = reg::add(sum, reg::mul(weight[i].r[r], counted));
+      }
+      return sum;
+    }
+
+    FASTCONV_INLINE void consider() {
+      const reg::F found = total_error();
+      const reg::M better = reg::mask_and(regular, reg::less(found, error));
+      won_inverse = reg::select(better, inverse, won_inverse);
+      won_min = reg::select(better, min, won_min);
+      tries_won = reg::select(better, reg::splat(1.0f), tries_won);
+      error = reg::select(better, found, error);
+      scale = reg::select(better, try_scale, scale);
+      min = reg::select(better, try_min, min);
+    }
+
+    FASTCONV_INLINE void end(Found& found) {
+      const reg::F zero = reg::splat(0.0f);
+      found.scale.r[r] = reg::select(flat, zero, scale);
+      found.min.r[r] = reg::negate(min);
+      found.weight_sum.r[r] = weight_sum;
+      found.inverse.r[r] = reg::select(flat, zero, won_inverse);
+      found.level_min.r[r] = reg::select(flat, zero, won_min);
+      found.tries_won.r[r] = tries_won;
+    }
+  };
+
+  // Two registers at a time: the divisions and comparisons at the end of the one's try run beside the sums of the
+  // other's.
+  FASTCONV_INLINE static void pair(Track& a, Track& b) {
+    a.first_levels();
+    b.first_levels();
+    a.error = a.total_error();
+    b.error = b.total_error();
+    // As far as the numerator stays below kTop + 0.45, two roundings leave every product below kTop + 0.5.
+    int k = 0;
+    for (; k < Policy::kTries && Policy::numerator(k) < kTop + 0.45f; ++k) {
+      const float numerator = Policy::numerator(k);
+      a.template levels<false>(numerator);
+      a.solve();
+      b.template levels<false>(numerator);
+      b.solve();
+      a.consider();
+      b.consider();
+    }
+    for (; k < Policy::kTries; ++k) {
+      const float numerator = Policy::numerator(k);
+      a.template levels<true>(numerator);
+      a.solve();
+      b.template levels<true>(numerator);
+      b.solve();
+      a.consider();
+      b.consider();
+    }
+  }
+
+  // Sixteen sub-blocks a group.
+  static constexpr int kGroups = kRegs == 1 ? 2 : 1;
+
+  static void search(Columns* columns, Found* found) {
+#pragma GCC unroll 1
+    for (int i = 0; i < kGroups * kRegs; i += 2) {
+      Track tracks[2];
+      for (int k = 0; k < 2; ++k)
+        tracks[k].begin(columns[(i + k) / kRegs], columns[(i + k) / kRegs].level, (i + k) % kRegs);
+      pair(tracks[0], tracks[1]);
+      for (int k = 0; k < 2; ++k) tracks[k].end(found[(i + k) / kRegs]);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace fastconv::FASTCONV_ISA_NAMESPACE
