@@ -59,6 +59,10 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"i64", 27, 1, 8, 0, false, false},
     {"u8", -1, 1, 1, 0, false, false},
     {"bool", -1, 1, 1, 0, false, false},
+    {"mxfp4", 39, 32, 17, 0, false, false},
+    {"nvfp4", 40, 64, 36, 0, false, false},
+    {"q2_0", 42, 64, 18, 0, false, false},
+    {"q1_0", 41, 128, 18, 0, false, false},
 }};
 
 }  // namespace

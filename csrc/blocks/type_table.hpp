@@ -17,8 +17,8 @@ enum class Type : uint8_t {
   // Blocks of the files that llama.cpp wrote before GGJT v3; source: llama.cpp pull requests 1405 and 1508 (May 2023),
   // 1046 and 1082 (q4_2 and q4_3, of April 2023).
   q4_0_v1, q4_1_v1, q5_0_v1, q5_1_v1, q8_0_v1, q4_0_v2, q4_1_v2, q4_2, q4_3,
-  // Held by checkpoints, never converted.
-  i8, i16, i32, i64, u8, boolean,
+  // Held by checkpoints, never converted: copied at most.
+  i8, i16, i32, i64, u8, boolean, mxfp4, nvfp4, q2_0, q1_0,
   count
 };
 // clang-format on

@@ -18,13 +18,15 @@ from fastconv.checkpoint.open import open_checkpoint
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
-from fastconv.layout.targets import Layout, layout_of
+from fastconv.layout.targets import Layout, layout_for
 from fastconv.layout.write_back import WriteBack
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
 from fastconv.plan.importance import PlannedTensor, importance_by_name
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.plan.recipe import recipe_for
+from fastconv.plan.stored_types import check_types, requantization_notes, rounding_notes
 from fastconv.request import DEFAULT_SHARD_SIZE, ConvertRequest, byte_size, split_types
+from fastconv.vocab.embedded import embedded_vocabulary
 from fastconv.vocab.load import load_vocabulary
 from fastconv.vocab.vocabulary import Vocabulary
 
@@ -86,11 +88,11 @@ class Preparation:
 def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
     engine.instruction_set()
-    layout = layout_of(request.to)
     checkpoint = open_checkpoint(request.source)
+    layout = layout_for(request.to, checkpoint)
     adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters)
     model = adapted.model
-    vocabulary = _vocabulary(request, model) if layout.has_vocabulary else None
+    vocabulary = _vocabulary(request, checkpoint, model) if layout.has_vocabulary else None
     tensors = {} if request.vocab_only else layout.arrange(model, adapted.tensors)
     file_types = _file_types(request, layout, model)
     recipe = recipe_for(request, _open_imatrix(request), file_types)
@@ -107,13 +109,15 @@ def prepare(request: ConvertRequest) -> Preparation:
         folders={file.folder for file in files if file.folder is not None},
     )
     jobs = _jobs(model, tensors, [file.laid_out for file in files], importance)
+    check_types(jobs)
+    notes = (*model.notes, *requantization_notes(jobs), *importance_notes)
     return Preparation(
         request,
         files,
         jobs,
         bytes_in=engine.input_bytes(jobs),
         adapters=adapted.summaries,
-        notes=tuple(dict.fromkeys((*importance_notes, *(note for file in files for note in file.laid_out.notes)))),
+        notes=tuple(dict.fromkeys((*notes, *(note for file in files for note in file.laid_out.notes)))),
     )
 
 
@@ -161,7 +165,7 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         seconds=time.perf_counter() - start,
         adapters=prepared.adapters,
         delta_ratios=run.delta_ratios,
-        notes=prepared.notes,
+        notes=(*prepared.notes, *rounding_notes(prepared.jobs, run.rounded_blocks)),
     )
 
 
@@ -183,6 +187,8 @@ def convert(
     vocab_type: str | None = None,
     vocab_only: bool = False,
     n_ctx: int | None = None,
+    rms_eps: float | None = None,
+    rope_base: float | None = None,
     shard_size: int | str | None = None,
     weights_format: str | None = None,
     overwrite: bool = False,
@@ -217,6 +223,8 @@ def convert(
         vocab_kind=vocab_type,
         vocab_only=vocab_only,
         n_ctx=n_ctx,
+        rms_eps=rms_eps,
+        rope_base=rope_base,
         shard_size=byte_size(shard_size) if shard_size is not None else DEFAULT_SHARD_SIZE,
         weights_format=weights_format,
         overwrite=overwrite,
@@ -225,8 +233,10 @@ def convert(
     return execute(prepare(request), progress)
 
 
-def _vocabulary(request: ConvertRequest, model: NamedModel) -> Vocabulary:
+def _vocabulary(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel) -> Vocabulary:
     assert isinstance(model, CanonicalModel)
+    if checkpoint.format in ("gguf", "ggjt") and request.vocab_dir is None:
+        return embedded_vocabulary(checkpoint, model.hparams.n_vocab)
     return load_vocabulary(
         request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,14 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """delta_stats: |dW| and |W|, before the output types round, of every job with a delta, by its name."""
+    """delta_stats: |dW| and |W|, before the output types round, of every job with a delta, by its name.
+
+    rounded_blocks: by its name, of every job that repacked blocks whose scales the output type had to round.
+    """
 
     delta_stats: dict[str, _native.DeltaStats]
     bytes_read: int
+    rounded_blocks: dict[str, int] = field(default_factory=dict)
 
     @property
     def delta_ratios(self) -> dict[str, float]:
@@ -66,7 +70,8 @@ def run(
     if progress is not None:
         progress(native.bytes_done, total)
     stats = {job.name: stats for job, stats in zip(jobs, native.delta_stats(), strict=True) if stats is not None}
-    return RunResult(stats, native.bytes_done)
+    rounded = {job.name: count for job, count in zip(jobs, native.rounded_blocks(), strict=True) if count}
+    return RunResult(stats, native.bytes_done, rounded)
 
 
 def input_bytes(jobs: Sequence[TensorJob]) -> int:

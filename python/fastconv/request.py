@@ -18,6 +18,7 @@ TARGETS: dict[str, tuple[str, int]] = {
 }
 """--to -> (layout, version)."""
 
+_LEAST_REAL, _LARGEST_REAL = 2.0**-126, 2.0**127  # of float32, which is what files hold
 _MOST_THREADS = 1 << 16
 _LONGEST_CONTEXT = (1 << 31) - 1  # what readers of either format hold
 
@@ -61,6 +62,8 @@ class ConvertRequest:
     vocab_kind: str | None = None
     vocab_only: bool = False
     n_ctx: int | None = None
+    rms_eps: float | None = None
+    rope_base: float | None = None
     weights_format: str | None = None
     shard_size: int = DEFAULT_SHARD_SIZE
     overwrite: bool = False
@@ -93,6 +96,9 @@ class ConvertRequest:
         ):
             if number is not None and not 1 <= number <= largest:
                 raise UsageError(f"{option} is out of range", found=number, expected=f"1 to {largest}")
+        for option, value in (("--rms-eps", self.rms_eps), ("--rope-base", self.rope_base)):
+            if value is not None and not _LEAST_REAL <= value <= _LARGEST_REAL:
+                raise UsageError(f"{option} is out of range", found=value, expected="a positive number")
         if self.weights_format is not None and self.weights_format not in WEIGHTS_FORMATS:
             expected = f"one of {', '.join(WEIGHTS_FORMATS)}"
             raise UsageError("unknown --format", found=self.weights_format, expected=expected)

@@ -299,20 +299,6 @@ def test_a_tokenizer_without_permission(tmp_path: Path, capfd: pytest.CaptureFix
     assert "tokenizer.model: cannot be read (Permission denied)" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("to", ["gguf", "ggjt"])
-def test_a_converted_file_is_no_source(tmp_path: Path, capfd: pytest.CaptureFixture[str], to: str) -> None:
-    shape = models.LlamaShape(n_layer=1, n_head_kv=4, n_ff=256)
-    models.write_hf(tmp_path / "model", shape)
-    target = tmp_path / "out"
-    assert main(["convert", str(tmp_path / "model"), "--to", to, "--outtype", "f16", "-o", str(target), "--quiet"]) == 0
-    capfd.readouterr()
-    assert main(["convert", str(target), "-o", str(tmp_path / "again")]) == 1
-    assert (
-        f"is no source of a conversion: its weights are encoded already: found {to.upper()}" in capfd.readouterr().err
-    )
-    assert not (tmp_path / "again").exists()
-
-
 def test_no_room(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 

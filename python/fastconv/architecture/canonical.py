@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fastconv.architecture import ggjt_header, gguf_keys
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.architecture.llama import LLAMA
 from fastconv.architecture.meta_params import as_hf_config
-from fastconv.architecture.registry import spec_for
+from fastconv.architecture.registry import spec_for, spec_named
 from fastconv.architecture.rope import halves_from_interleaved
 from fastconv.architecture.spec import ArchitectureSpec, CanonicalModel, TensorRule
 from fastconv.checkpoint.checkpoint import Checkpoint
@@ -25,22 +26,26 @@ from fastconv.types import TYPES
 _META_EMBEDDING = "tok_embeddings.weight"
 
 
-def canonical_model(checkpoint: Checkpoint, n_ctx: int | None = None) -> CanonicalModel:
-    """The checkpoint under canonical names; no tensor data is read.
+def canonical_model(
+    checkpoint: Checkpoint, n_ctx: int | None = None, *, norm_eps: float | None = None, rope_base: float | None = None
+) -> CanonicalModel:
+    """The checkpoint under canonical names; no weights are read.
 
-    n_ctx: context length, None: as the checkpoint says. Raises ArchitectureError where the configuration is missing or
-    unknown, or a tensor is missing, surplus, of another shape than the configuration says or of a type without values.
+    n_ctx: context length, norm_eps: of RMSNorm, rope_base: theta; None: as the checkpoint says. Raises
+    ArchitectureError where the configuration is missing or unknown, or a tensor is missing, surplus, of another shape
+    than the configuration says or of a type without values.
     """
-    if checkpoint.format in ("gguf", "ggjt"):
-        raise CheckpointError(
-            "is no source of a conversion: its weights are encoded already",
-            file=checkpoint.path,
-            found=checkpoint.format.upper(),
-            expected="safetensors or PyTorch",
-            fix="convert the checkpoint it was made from",
-        )
-    model = _from_meta(checkpoint, n_ctx) if holds_meta_names(checkpoint) else _from_hf(checkpoint)
-    return model if n_ctx is None else replace(model, hparams=replace(model.hparams, n_ctx=n_ctx))
+    if checkpoint.format == "gguf":
+        model = _from_gguf(checkpoint)
+    elif checkpoint.format == "ggjt":
+        model = _from_ggjt(checkpoint, ggjt_header.Given(n_ctx, norm_eps, rope_base))
+    elif holds_meta_names(checkpoint):
+        model = _from_meta(checkpoint, n_ctx)
+    else:
+        model = _from_hf(checkpoint)
+    given = {"n_ctx": n_ctx, "norm_eps": norm_eps, "rope_base": rope_base}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(model, hparams=replace(model.hparams, **changes)) if changes else model
 
 
 def holds_meta_names(checkpoint: Checkpoint) -> bool:
@@ -74,7 +79,7 @@ def _from_hf(checkpoint: Checkpoint) -> CanonicalModel:
             "is missing: it names the architecture and its sizes", file=config_path, fix="put it beside the weights"
         )
     spec = spec_for(checkpoint.config, config_path)
-    tensors = _wanted(checkpoint.tensors, spec, checkpoint.path)
+    tensors = _wanted(checkpoint.tensors, spec.ignored, checkpoint.path)
     # Configurations older than these keys leave it to the tensors.
     biases = {
         key: f"model.layers.0.{module}.bias" in tensors
@@ -84,21 +89,54 @@ def _from_hf(checkpoint: Checkpoint) -> CanonicalModel:
     return _checked(checkpoint, spec, hparams, tensors, checkpoint.config, {name: name for name in tensors})
 
 
+def _from_gguf(checkpoint: Checkpoint) -> CanonicalModel:
+    spec = spec_named(checkpoint.metadata.get("general.architecture"), checkpoint.path)
+    wanted = _wanted(checkpoint.tensors, gguf_keys.IGNORED, checkpoint.path)
+    config = gguf_keys.as_hf_config(checkpoint.metadata, checkpoint.tensors, checkpoint.path)
+    config |= {"architectures": [spec.hf_classes[0]], "model_type": spec.name}
+    hparams = _located(spec, config, checkpoint.path)
+    expected = {name: rule for rule, _, name in instances(spec, hparams)}
+    canonical = {stored: name for name, stored in gguf_keys.gguf_names(spec, expected).items()}
+    tensors: dict[str, LazyTensor] = {}
+    source_names: dict[str, str] = {}
+    for stored, tensor in wanted.items():
+        name = canonical.get(stored)
+        if name is None:
+            raise _surplus(checkpoint.path, stored, hparams)
+        tensors[name] = _in_halves(tensor, expected[name], hparams).renamed(name)
+        source_names[name] = stored
+    return _checked(checkpoint, spec, hparams, tensors, config, source_names)
+
+
 def _from_meta(checkpoint: Checkpoint, n_ctx: int | None) -> CanonicalModel:
-    spec = LLAMA
     params_path = os.path.join(checkpoint.directory, "params.json")
     if not checkpoint.config:
         raise ArchitectureError(
             "is missing: it holds the number of heads", file=params_path, fix="put it beside the consolidated files"
         )
-    parts = checkpoint.parts or (checkpoint.tensors,)
     params = checkpoint.config.get("model")
     params = params if isinstance(params, dict) else checkpoint.config
-    wanted = [_wanted(part, spec, checkpoint.path) for part in parts]
-    joined = _join_parts(wanted, spec, params, checkpoint.path)
-    for name in (_META_EMBEDDING, "layers.0.feed_forward.w1.weight"):
-        if name not in joined or len(joined[name].shape) != 2:
-            raise ArchitectureError("is missing or not a matrix", file=checkpoint.path, tensor=name)
+    joined = _joined_parts(checkpoint, params.get("dim"))
+    return _under_meta_names(checkpoint, joined, params, params_path, n_ctx)
+
+
+def _from_ggjt(checkpoint: Checkpoint, given: ggjt_header.Given) -> CanonicalModel:
+    """The files of llama.cpp before GGUF: Meta's names, row order and parts."""
+    joined = _joined_parts(checkpoint, checkpoint.metadata["n_embd"])
+    params = ggjt_header.as_params(checkpoint.metadata, joined, checkpoint.path, given)
+    model = _under_meta_names(checkpoint, joined, params, checkpoint.path, given.n_ctx)
+    title, _ = os.path.splitext(os.path.basename(checkpoint.path))
+    return replace(model, notes=ggjt_header.assumption_notes(model.hparams, given), title=title)
+
+
+def _under_meta_names(
+    checkpoint: Checkpoint,
+    joined: Mapping[str, LazyTensor],
+    params: dict[str, Any],
+    params_path: str,
+    n_ctx: int | None,
+) -> CanonicalModel:
+    spec = LLAMA
     config = as_hf_config(params, lambda name: joined[name].shape, n_ctx)
     hparams = _located(spec, config, params_path)
     names = _meta_names(spec, hparams)
@@ -108,11 +146,16 @@ def _from_meta(checkpoint: Checkpoint, n_ctx: int | None) -> CanonicalModel:
         if meta not in names:
             raise _surplus(checkpoint.path, meta, hparams)
         hf, rule = names[meta]
-        if rule.rope_heads is not None and tensor.shape == rule_shape(rule, hparams):
-            tensor = tensor.with_rows(halves_from_interleaved(getattr(hparams, rule.rope_heads), hparams.head_dim))
-        tensors[hf] = tensor.renamed(hf)
+        tensors[hf] = _in_halves(tensor, rule, hparams).renamed(hf)
         source_names[hf] = meta
     return _checked(checkpoint, spec, hparams, tensors, config, source_names)
+
+
+def _in_halves(tensor: LazyTensor, rule: TensorRule, hparams: Hyperparameters) -> LazyTensor:
+    """Rows of rotating heads from Meta's order, which GGML and GGUF share, to Hugging Face's."""
+    if rule.rope_heads is None or tensor.shape != rule_shape(rule, hparams):
+        return tensor
+    return tensor.with_rows(halves_from_interleaved(getattr(hparams, rule.rope_heads), hparams.head_dim))
 
 
 def _located(spec: ArchitectureSpec, config: dict[str, Any], path: str) -> Hyperparameters:
@@ -131,18 +174,28 @@ def _meta_names(spec: ArchitectureSpec, hparams: Hyperparameters) -> dict[str, t
     }
 
 
-def _wanted(tensors: Mapping[str, LazyTensor], spec: ArchitectureSpec, path: str) -> dict[str, LazyTensor]:
-    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in spec.ignored))
-    wanted = {name: tensor for name, tensor in tensors.items() if not ignored.fullmatch(name)}
+def _wanted(tensors: Mapping[str, LazyTensor], ignored: Sequence[str], path: str) -> dict[str, LazyTensor]:
+    pattern = re.compile("|".join(f"(?:{pattern})" for pattern in ignored))
+    wanted = {name: tensor for name, tensor in tensors.items() if not pattern.fullmatch(name)}
     if not wanted:
         raise CheckpointError("holds no tensors", file=path)
     return wanted
 
 
+def _joined_parts(checkpoint: Checkpoint, n_embd: object) -> dict[str, LazyTensor]:
+    """The tensors of a Meta or GGML model under Meta's names, its model-parallel parts joined."""
+    spec, path = LLAMA, checkpoint.path
+    parts = [_wanted(part, spec.ignored, path) for part in checkpoint.parts or (checkpoint.tensors,)]
+    joined = _join_parts(parts, spec, n_embd, path)
+    for name in (_META_EMBEDDING, "layers.0.feed_forward.w1.weight"):
+        if name not in joined or len(joined[name].shape) != 2:
+            raise ArchitectureError("is missing or not a matrix", file=path, tensor=name)
+    return joined
+
+
 def _join_parts(
-    parts: Sequence[Mapping[str, LazyTensor]], spec: ArchitectureSpec, params: dict[str, Any], path: str
+    parts: Sequence[Mapping[str, LazyTensor]], spec: ArchitectureSpec, n_embd: object, path: str
 ) -> dict[str, LazyTensor]:
-    """Meta's model-parallel parts as one set of tensors."""
     first = parts[0]
     for index, part in enumerate(parts):
         odd = sorted(first.keys() ^ part.keys())
@@ -154,7 +207,7 @@ def _join_parts(
         return dict(first)
     axes = {re.sub(r"\.\d+\.", ".{layer}.", rule.meta): rule.join for rule in spec.rules}
     # Llama 3 cuts the embedding by rows, Llama 1 and 2 by columns.
-    if len(first[_META_EMBEDDING].shape) == 2 and first[_META_EMBEDDING].shape[1] == params.get("dim"):
+    if len(first[_META_EMBEDDING].shape) == 2 and first[_META_EMBEDDING].shape[1] == n_embd:
         axes[_META_EMBEDDING] = 0
     joined: dict[str, LazyTensor] = {}
     for name, tensor in first.items():
@@ -198,7 +251,8 @@ def _checked(
                 found=list(tensor.shape),
                 expected=list(shape),
             )
-        if tensor.dtype not in TYPES or not TYPES[tensor.dtype].decodes:
+        info = TYPES.get(tensor.dtype)
+        if info is None or not info.decodes or (len(shape) == 1 and info.block_size > 1):
             raise ArchitectureError(
                 "has a type that cannot be converted",
                 file=_file(tensor, checkpoint),

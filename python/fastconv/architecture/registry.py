@@ -11,6 +11,20 @@ from fastconv.errors import ArchitectureError
 ARCHITECTURES: tuple[ArchitectureSpec, ...] = (LLAMA,)
 
 
+def spec_named(name: Any, file: str) -> ArchitectureSpec:
+    """The architecture of this name in GGUF's general.architecture. Raises ArchitectureError if it is unknown."""
+    for spec in ARCHITECTURES:
+        if spec.name == name:
+            return spec
+    raise ArchitectureError(
+        "architecture is not supported",
+        file=file,
+        found=name,
+        expected=f"one of {', '.join(spec.name for spec in ARCHITECTURES)}",
+        fix="GGUF files of any architecture can be quantized to GGUF, without --lora",
+    )
+
+
 def spec_for(config: dict[str, Any], file: str) -> ArchitectureSpec:
     """The architecture that config.json names. Raises ArchitectureError if it is unknown."""
     classes = config.get("architectures") or []

@@ -56,6 +56,8 @@ class NamedModel:
     card are. config: config.json, or the same keys drawn from what the source has instead. source_names: what the
     source called each tensor. tied: names that may be used and are not stored, with the tensors that stand in for them.
     per_token: names of the tensors with a row per token, the embedding first; () where the family is not known.
+    notes: what was assumed where the source does not say it, a line each. title: what the model is called, None: as its
+    directory.
     """
 
     tensors: dict[str, LazyTensor]
@@ -64,6 +66,8 @@ class NamedModel:
     source_names: dict[str, str]
     tied: dict[str, str] = field(default_factory=dict)
     per_token: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    title: str | None = None
 
     def with_vocabulary(self, n_vocab: int | None, tied: Mapping[str, str]) -> Self:
         """The model after adapters: with so many tokens (None: unknown), sharing these tensors still."""

@@ -220,10 +220,10 @@ def _mark_planar(storage: FileStorage, tensors: dict[str, LazyTensor]) -> dict[s
         if first is None:
             continue
         block = 20 if type_name == "q4_0_v1" else 24
-        n_blocks = min(64, first.n_elements // 32)
+        n_blocks = min(256, first.n_elements // 32)  # past the scales of the longest rows
         raw = storage.read(first.pieces[0].offset, n_blocks * block)
         scales = [struct.unpack_from("<f", raw, i * block)[0] for i in range(n_blocks)]
-        if not all(scale == 0 or 1e-12 < scale < 1e3 for scale in scales):
+        if not all(scale == 0 or 1e-12 < abs(scale) < 1e3 for scale in scales):
             planar[type_name] = type_name.replace("_v1", "_planar")
     return {
         name: LazyTensor.stored(name, planar[t.dtype], t.shape, storage, t.pieces[0].offset) if t.dtype in planar else t

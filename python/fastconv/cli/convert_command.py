@@ -38,7 +38,9 @@ def add_parser(commands: Any) -> None:
 
 def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf") -> None:
     """The options of `convert`; default_target: of --to."""
-    parser.add_argument("source", metavar="SOURCE", help="model folder, or a .safetensors, .bin, .pth or .pt file")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="model folder, or a file: safetensors, PyTorch, GGUF, or GGML, GGMF, GGJT"
+    )
     parser.add_argument("--to", choices=tuple(TARGETS), default=default_target, help="format (default %(default)s)")
     parser.add_argument(
         "--outtype",
@@ -63,6 +65,8 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
     parser.add_argument("--vocab-dir", metavar="DIR", help="folder with the tokenizer, if not beside the model")
     parser.add_argument("--vocabtype", choices=VOCABULARY_KINDS, help="kind of vocabulary (default: detected)")
     parser.add_argument("--ctx", type=int, metavar="N", help="context length (default: as the model says)")
+    parser.add_argument("--rms-eps", type=float, metavar="X", help="epsilon of the norms, for files that do not say")
+    parser.add_argument("--rope-base", type=float, metavar="X", help="base of the rotary positions, likewise")
     parser.add_argument(
         "--nonfinite",
         choices=NON_FINITE,
@@ -110,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fastconv.conversion import execute, prepare
     from fastconv.layout.gguf_package import import_gguf_alone
 
-    if TARGETS[request.to][0] == "gguf":
+    if TARGETS[request.to][0] == "gguf" or request.source.endswith(".gguf"):
         import_gguf_alone()
     prepared = prepare(request)
     if arguments.dry_run:
@@ -146,6 +150,8 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         vocab_kind=arguments.vocabtype,
         vocab_only=arguments.vocab_only,
         n_ctx=arguments.ctx,
+        rms_eps=arguments.rms_eps,
+        rope_base=arguments.rope_base,
         weights_format=arguments.format,
         shard_size=byte_size(arguments.shard_size),
         overwrite=arguments.overwrite,

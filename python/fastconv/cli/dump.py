@@ -12,7 +12,9 @@ def model(request: ConvertRequest, *, as_json: bool) -> int:
     from fastconv.cli import inspect_command
     from fastconv.cli.report import json_text, table
 
-    found = canonical_model(open_checkpoint(request.source), request.n_ctx)
+    found = canonical_model(
+        open_checkpoint(request.source), request.n_ctx, norm_eps=request.rms_eps, rope_base=request.rope_base
+    )
     hparams = {name: getattr(found.hparams, name) for name in found.hparams.__slots__}
     if as_json:
         tensors = [

@@ -102,12 +102,15 @@ def lay_out(
     return LaidOut(tuple(chunks), tuple(placed), end, notes)
 
 
-def auto_outtype(file_type: str) -> str:
-    """What convert.py wrote where no type was asked for: f16 as it is, everything else as f32.
+def auto_outtype(file_type: str, version: int) -> str:
+    """What convert.py wrote where no type was asked for: f16 as it is, other floats as f32; blocks that stay blocks.
 
-    file_type: the name of the float type that keeps the input's precision.
+    file_type: the name of the type that keeps the input's precision.
     """
-    return "f16" if file_type == "f16" else "f32"
+    row = _OUTTYPES.get(file_type)
+    if file_type in ("f32", "bf16") or row is None or row.blocks[version - 1] is None:
+        return "f32"
+    return file_type
 
 
 def tensor_type(name: str, shape: Sequence[int], outtype: str, *, version: int, pure: bool = False) -> str:

@@ -6,28 +6,30 @@ Knows sizes and names, never tensor data. docs/formats/gguf.md has the bytes in 
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from fastconv.adapter.delta import MergedTensor
+from fastconv.architecture import gguf_keys
 from fastconv.architecture.rope import rope_factors
 from fastconv.architecture.spec import CanonicalModel
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
 from fastconv.errors import PlanError
 from fastconv.layout.laid_out import LaidOut, PlacedTensor
-from fastconv.plan.file_types import FileType, auto_file_type
+from fastconv.plan.file_types import FileType, auto_file_type, todays_type
 from fastconv.plan.mixtures import ModelFacts
-from fastconv.plan.recipe import PLAIN, Recipe, UnquantizedTensor, tensor_types
+from fastconv.plan.recipe import PLAIN, Recipe, UnquantizedTensor, quantizer_order, tensor_types
 from fastconv.types import TYPES, row_bytes
 from fastconv.vocab.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from fastconv.layout.gguf_metadata import KeyValues
 
 MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32  # bytes, of the data section and of every tensor in it
-
-_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def computed_tensors(model: CanonicalModel) -> dict[str, MergedTensor]:
@@ -35,8 +37,8 @@ def computed_tensors(model: CanonicalModel) -> dict[str, MergedTensor]:
     factors = rope_factors(model.hparams)
     if factors is None:
         return {}
-    tensor = LazyTensor.stored(_ROPE_FACTORS, "f32", factors.shape, ArrayStorage(factors), 0)
-    return {_ROPE_FACTORS: MergedTensor(tensor)}
+    tensor = LazyTensor.stored(gguf_keys.ROPE_FACTORS, "f32", factors.shape, ArrayStorage(factors), 0)
+    return {gguf_keys.ROPE_FACTORS: MergedTensor(tensor)}
 
 
 def lay_out(
@@ -59,47 +61,54 @@ def lay_out(
     # As converted, or as converted and then quantized: llama.cpp's two programs order tensors and keys differently.
     quantizes = bool(tensors) and (not file_type.is_float or recipe.changes_float_files)
     values = key_values(model, vocabulary, file_type, n_params, quantizes=quantizes, imatrix=recipe.imatrix)
-    types = _converted_types(names, tensors, file_type)
-    if quantizes:
+    if file_type.keeps:
+        types = dict(sorted(_kept_types(names, tensors).items(), key=lambda item: quantizer_order(names[item[0]])))
+    elif quantizes:
         types = _quantized_types(model, names, tensors, file_type, recipe)
-    records: list[bytes] = []
-    sizes: list[tuple[str, str, int, int]] = []
-    end = 0
-    for canonical, block in types.items():
-        name, shape = names[canonical], tensors[canonical].base.shape
-        size = math.prod(shape[:-1]) * row_bytes(block, shape[-1])
-        records.append(_tensor_record(name, shape, block, end))
-        sizes.append((canonical, block, end, size))
-        end = _aligned(end + size)
-    header = b"".join((MAGIC, struct.pack("<IQQ", VERSION, len(records), len(values)), bytes(values), *records))
-    if not records:
-        return LaidOut(((0, header),), (), len(header))
-    start = _aligned(len(header))
-    placed = tuple(
-        PlacedTensor(names[canonical], canonical, tensors[canonical].base.shape, block, start + offset, size)
-        for canonical, block, offset, size in sizes
-    )
+    else:
+        types = _converted_types(names, tensors, file_type)
+    planned = [
+        (canonical, names[canonical], tensors[canonical].base.shape, block) for canonical, block in types.items()
+    ]
     notes: tuple[str, ...] = ()
     if recipe.leave_output and "lm_head.weight" not in tensors:
         notes = ("the model has no output.weight to leave as it is: its embeddings serve as one",)
+    return assembled(values, planned, notes=notes)
+
+
+def assembled(
+    values: KeyValues,
+    planned: Sequence[tuple[str, str, tuple[int, ...], str]],
+    alignment: int = ALIGNMENT,
+    notes: tuple[str, ...] = (),
+) -> LaidOut:
+    """The file of these keys and tensors. planned: canonical name, GGUF's, shape and type, in the order of the file."""
+    records: list[bytes] = []
+    sizes: list[tuple[int, int]] = []
+    end = 0
+    for _, name, shape, block in planned:
+        size = math.prod(shape[:-1]) * row_bytes(block, shape[-1])
+        records.append(_tensor_record(name, shape, block, end))
+        sizes.append((end, size))
+        end = _aligned(end + size, alignment)
+    header = b"".join((MAGIC, struct.pack("<IQQ", VERSION, len(records), len(values)), bytes(values), *records))
+    if not records:
+        return LaidOut(((0, header),), (), len(header))
+    start = _aligned(len(header), alignment)
+    placed = tuple(
+        PlacedTensor(name, canonical, shape, block, start + offset, size)
+        for (canonical, name, shape, block), (offset, size) in zip(planned, sizes, strict=True)
+    )
     return LaidOut(((0, header),), placed, start + end, notes)
 
 
 def gguf_names(model: CanonicalModel, canonical: Sequence[str]) -> dict[str, str]:
     """Canonical name -> GGUF's, in the order given. Raises PlanError where there is none."""
-    import gguf
-
-    architectures = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
-    # A map of all layers takes longer to build than anything else here; one layer has the names of all.
-    name_map = gguf.get_tensor_name_map(architectures[model.spec.name], 1)
     names: dict[str, str] = {}
-    for name in canonical:
-        layer = re.search(r"\.(\d+)\.", name)
-        stem = name if layer is None else f"{name[: layer.start(1)]}0{name[layer.end(1) :]}"
-        found = name if name == _ROPE_FACTORS else name_map.get_name(stem, try_suffixes=(".weight", ".bias"))
+    for name, found in gguf_keys.gguf_names(model.spec, canonical).items():
         if found is None:
             raise PlanError("has no name in GGUF", tensor=name)
-        names[name] = found if layer is None else found.replace("blk.0.", f"blk.{layer[1]}.")
+        names[name] = found
     return names
 
 
@@ -110,6 +119,14 @@ def _converted_types(
     return {canonical: file_type.type if len(tensors[canonical].base.shape) > 1 else "f32" for canonical in names}
 
 
+def _kept_types(names: Mapping[str, str], tensors: Mapping[str, MergedTensor]) -> dict[str, str]:
+    """Types by canonical name: what tensors have that are not quantized anew."""
+    matrices = {name: merged.base.dtype for name, merged in tensors.items() if len(merged.base.shape) > 1}
+    kept = auto_file_type(list(matrices.values()))
+    types = _converted_types(names, tensors, kept)
+    return types | {name: todays_type(dtype) for name, dtype in matrices.items()} if kept.keeps else types
+
+
 def _quantized_types(
     model: CanonicalModel,
     names: Mapping[str, str],
@@ -118,8 +135,7 @@ def _quantized_types(
     recipe: Recipe,
 ) -> dict[str, str]:
     """Types by canonical name, in the order of llama-quantize."""
-    matrices = [merged.base.dtype for merged in tensors.values() if len(merged.base.shape) > 1]
-    unquantized = _converted_types(names, tensors, auto_file_type(matrices))
+    unquantized = _kept_types(names, tensors)
     canonical = {name: canonical for canonical, name in names.items()}
     hparams = model.hparams
     facts = ModelFacts(model.spec.name, hparams.n_layer, hparams.n_head, hparams.n_head_kv)
@@ -142,5 +158,5 @@ def _tensor_record(name: str, shape: Sequence[int], block: str, offset: int) -> 
     )
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
+def _aligned(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,10 @@ _LONGEST_TEXT = 127
 class KeyValues:
     """Keys with encoded values. Setting a key again keeps its place."""
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, encoded: Mapping[str, bytes] | None = None) -> None:
+        """encoded: values to begin with, as GGUF stores them: type, then value."""
         self._architecture = architecture
-        self._encoded: dict[str, bytes] = {}
+        self._encoded = dict(encoded or {})
 
     def set(self, key: str, value_type: GGUFValueType, value: Any) -> None:
         """key may hold {arch}. None is not written, and nor are empty strings and arrays."""
@@ -76,6 +78,9 @@ class KeyValues:
 
     def array(self, key: str, values: list[Any]) -> None:
         self.set(key, GGUFValueType.ARRAY, values)
+
+    def remove(self, key: str) -> None:
+        self._encoded.pop(key.replace("{arch}", self._architecture), None)
 
     def move_to_end(self, key: str) -> None:
         self._encoded[key] = self._encoded.pop(key)
@@ -120,11 +125,11 @@ def key_values(
         values.move_to_end(Keys.General.QUANTIZATION_VERSION)
         values.move_to_end(Keys.General.FILE_TYPE)
         if imatrix is not None:
-            _add_imatrix(values, imatrix)
+            add_imatrix(values, imatrix)
     return values
 
 
-def _add_imatrix(values: KeyValues, imatrix: ImportanceMatrix) -> None:
+def add_imatrix(values: KeyValues, imatrix: ImportanceMatrix) -> None:
     """Source: llama.cpp b11434, tools/quantize/quantize.cpp, which keeps the first 127 bytes of a text."""
     values.string("quantize.imatrix.file", os.fsencode(imatrix.path)[:_LONGEST_TEXT])
     if imatrix.datasets:
@@ -137,6 +142,8 @@ def _add_imatrix(values: KeyValues, imatrix: ImportanceMatrix) -> None:
 def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> None:
     """Name, size, licence, sources and sampling advice, as gguf.Metadata finds them in the model's folder and name."""
     directory = Path(model.directory)
+    if model.title is not None:
+        directory /= model.title  # no folder: what stands beside the file need not belong to it
     generation = _generation_config(directory)
     card = directory / "README.md"
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
-from fastconv.architecture.spec import NamedModel
+from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.layout.laid_out import LaidOut
 from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType
@@ -37,17 +37,23 @@ class Layout:
     auto_type: Callable[[FileType], FileType]
 
 
-def layout_of(target: str) -> Layout:
-    """The layout of a value of --to."""
-    return _LAYOUTS[TARGETS[target][0]](TARGETS[target][1])
+def layout_for(target: str, checkpoint: Checkpoint) -> Layout:
+    """The layout of a value of --to, for this source."""
+    kind, version = TARGETS[target]
+    return _gguf_carried(checkpoint) if kind == checkpoint.format == "gguf" else _LAYOUTS[kind](version)
+
+
+def _canonical(checkpoint: Checkpoint, request: ConvertRequest) -> CanonicalModel:
+    from fastconv.architecture.canonical import canonical_model
+
+    return canonical_model(checkpoint, request.n_ctx, norm_eps=request.rms_eps, rope_base=request.rope_base)
 
 
 def _gguf(version: int) -> Layout:
-    from fastconv.architecture.canonical import canonical_model
     from fastconv.layout import gguf
 
     return Layout(
-        lambda checkpoint, request: canonical_model(checkpoint, request.n_ctx),
+        _canonical,
         True,
         lambda model, tensors: gguf.computed_tensors(model) | interleaved(model, tensors),
         lambda model, tensors, vocabulary, file_type, request, recipe: (
@@ -57,18 +63,36 @@ def _gguf(version: int) -> Layout:
     )
 
 
+def _gguf_carried(source: Checkpoint) -> Layout:
+    """GGUF to GGUF: nothing needs a table of the architecture but adapters, which go by canonical names."""
+    from fastconv.layout import gguf_carried
+
+    def open_model(checkpoint: Checkpoint, request: ConvertRequest) -> NamedModel:
+        gguf_carried.check_request(request)
+        return _canonical(checkpoint, request) if request.adapters else gguf_carried.as_stored(checkpoint)
+
+    return Layout(
+        open_model,
+        False,
+        lambda model, tensors: gguf_carried.arranged(source, model, tensors),
+        lambda model, tensors, vocabulary, file_type, request, recipe: (
+            gguf_carried.lay_out(source, tensors, file_type, request, recipe),
+        ),
+        lambda kept: gguf_carried.kept_file_type(source),
+    )
+
+
 def _ggjt(version: int) -> Layout:
-    from fastconv.architecture.canonical import canonical_model
     from fastconv.layout import ggjt
 
     return Layout(
-        lambda checkpoint, request: canonical_model(checkpoint, request.n_ctx),
+        _canonical,
         True,
         interleaved,
         lambda model, tensors, vocabulary, file_type, request, recipe: (
             ggjt.lay_out(model, tensors, _present(vocabulary), file_type, version, recipe=recipe),
         ),
-        lambda kept: FILE_TYPES[ggjt.auto_outtype(kept.name)],
+        lambda kept: FILE_TYPES[ggjt.auto_outtype(kept.name, version)],
     )
 
 
@@ -81,7 +105,7 @@ def _hf(version: int) -> Layout:
         False,
         lambda model, tensors: tensors,
         lambda model, tensors, vocabulary, file_type, request, recipe: hf.lay_out(model, tensors, file_type, request),
-        lambda kept: KEPT,
+        lambda kept: KEPT if kept.is_float else FILE_TYPES["f16"],
     )
 
 

@@ -5,7 +5,8 @@ Source: llama.cpp b11434, tools/quantize/quantize.cpp (names) and src/llama-quan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from fastconv.errors import PlanError, UsageError
 from fastconv.types import TYPES
@@ -84,11 +85,25 @@ def file_type(name: str) -> FileType:
 def auto_file_type(types: list[str]) -> FileType:
     """The file type that keeps the input's precision: that of its matrices, the widest if they differ.
 
-    types: type names of the source's matrices. Raises PlanError if there is none.
+    types: type names of the source's matrices; where some are quantized, each keeps its own, under the name of the most
+    common. Raises PlanError if there is none.
     """
     if not types:
         raise PlanError("the input has no matrices to tell the output type from", fix="give --outtype")
+    blocks = Counter(todays_type(name) for name in types if name in TYPES and TYPES[name].block_size > 1)
+    if blocks:
+        [(most, _)] = blocks.most_common(1)
+        return replace(FILE_TYPES.get(ALIASES.get(most, most), KEPT), keeps=True)
     found = set(types)
     if found & {"f32", "f64"} or {"f16", "bf16"} <= found:
         return FILE_TYPES["f32"]
     return FILE_TYPES["f16"] if "f16" in found else FILE_TYPES["bf16"]
+
+
+# What has no type of its own in GGUF files.
+_REPLACED = {"q4_2": "q4_0", "q4_3": "q4_1", "f64": "f32", "f8_e4m3": "bf16", "f8_e5m2": "bf16"}
+
+
+def todays_type(type_name: str) -> str:
+    """What GGUF holds in place of a type: its own of the same levels, or the nearest."""
+    return _REPLACED.get(type_name, TYPES[type_name].today if type_name in TYPES else type_name)
