@@ -266,3 +266,23 @@ def test_vocabularies_that_cannot_be_used(tmp_path: Path, tensors: dict[str, np.
     files.write(tmp_path / "many.bin", many, tensors, tokens(321), "f16", 1, 192)
     with pytest.raises(FastconvError, match="holds more tokens than its embedding has rows: found 321, expected 320"):
         fastconv.convert(tmp_path / "many.bin", tmp_path / "new.gguf")
+
+
+@pytest.mark.parametrize(("to", "outtype"), [("ggjt-v1", "f16"), ("ggjt-v2", "q4_1"), ("ggjt-v3", "q4_0")])
+def test_gguf_files_give_the_same_file_as_the_hugging_face_model(tmp_path: Path, to: str, outtype: str) -> None:
+    shape = LlamaShape(n_embd=64, n_ff=192, n_head_kv=2 if to == "ggjt-v3" else 4, extra={"multiple_of": 192})
+    write_hf(tmp_path / "m", shape)
+    fastconv.convert(tmp_path / "m", tmp_path / "f16.gguf", outtype="bf16")
+    fastconv.convert(tmp_path / "m", tmp_path / "direct.bin", to=to, outtype=outtype)
+    fastconv.convert(tmp_path / "f16.gguf", tmp_path / "through.bin", to=to, outtype=outtype)
+    assert (tmp_path / "through.bin").read_bytes() == (tmp_path / "direct.bin").read_bytes()
+
+
+def test_auto_keeps_the_blocks_of_a_gguf_file(tmp_path: Path) -> None:
+    write_hf(tmp_path / "m", SHAPE)
+    fastconv.convert(tmp_path / "m", tmp_path / "q.gguf", outtype="q5_1", pure=True)
+    result = fastconv.convert(tmp_path / "q.gguf", tmp_path / "v1.bin", to="ggjt-v1")
+    assert result.outputs[0].type == "q5_1"
+    fastconv.convert(tmp_path / "m", tmp_path / "direct.bin", to="ggjt-v1", outtype="q5_1")
+    found, want = (files.read(tmp_path / name) for name in ("v1.bin", "direct.bin"))
+    assert found.tensors == want.tensors
