@@ -65,8 +65,7 @@ struct AffineSearch {
         weight_sum = reg::add(weight_sum, w);
         x_sum = reg::add(x_sum, reg::mul(w, v));
       }
-      min = reg::min(low, reg::splat(0.0f));
-      min = reg::select(reg::equal(low, low), min, low);  // NaN stays
+      min = reg::min(reg::splat(0.0f), low);  // a zero keeps its sign, NaN stays
       flat = reg::equal(high, min);
       error = reg::splat(0.0f);
       tries_won = error;
@@ -239,6 +238,16 @@ struct AffineSearch {
       for (int k = 0; k < 2; ++k) tracks[k].end(found[(i + k) / kRegs]);
     }
   }
+};
+
+// The tries of all types where importance is heeded: (top - 0.9 + k / 20) / (max - min), guarded.
+template <int kElements, int kLevels>
+struct WeightedTries {
+  static constexpr int kN = kElements;
+  static constexpr float kTop = kLevels;
+  static constexpr int kTries = 37;
+  static constexpr float numerator(int k) { return -0.9f + 0.05f * static_cast<float>(k) + kTop; }
+  static constexpr bool kAbsolute = false, kGuarded = true;
 };
 
 }  // namespace

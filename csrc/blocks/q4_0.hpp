@@ -45,9 +45,10 @@ struct Q4_0Family {
     for (int b = 0; b < n_blocks; ++b) {
       const F32 inverse = splat(s.inverses[b]);
       y[b].d = s.ds[b];
-      Order::pack(y[b].qs, levels(x + b * kBlock, inverse), levels(x + b * kBlock + 16, inverse));
+      put_levels(y[b], levels(x + b * kBlock, inverse), levels(x + b * kBlock + 16, inverse));
     }
   }
+  FASTCONV_INLINE static void put_levels(Block& y, I32 q0, I32 q1) { Order::pack(y.qs, q0, q1); }
 
   FASTCONV_INLINE static void decode_block(const Block& block, float* y) {
     const F32 d = splat(block.d.value());

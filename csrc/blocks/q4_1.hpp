@@ -50,9 +50,10 @@ struct Q4_1Family {
       const F32 inverse = splat(s.inverses[b]), m = splat(s.mins[b]);
       y[b].d = s.ds[b];
       y[b].m = s.ms[b];
-      Order::pack(y[b].qs, levels(x + b * kBlock, m, inverse), levels(x + b * kBlock + 16, m, inverse));
+      put_levels(y[b], levels(x + b * kBlock, m, inverse), levels(x + b * kBlock + 16, m, inverse));
     }
   }
+  FASTCONV_INLINE static void put_levels(Block& y, I32 q0, I32 q1) { Order::pack(y.qs, q0, q1); }
 
   FASTCONV_INLINE static void decode_block(const Block& block, float* y) {
     const F32 d = splat(block.d.value()), m = splat(block.m.value());

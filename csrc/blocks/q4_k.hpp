@@ -29,16 +29,6 @@ struct SixBitFields {
   }
 };
 
-// Tries (top - 0.9 + k / 20) / (max - min), guarded.
-template <int kElements, int kLevels>
-struct WeightedTries {
-  static constexpr int kN = kElements;
-  static constexpr float kTop = kLevels;
-  static constexpr int kTries = 37;
-  static constexpr float numerator(int k) { return -0.9f + 0.05f * static_cast<float>(k) + kTop; }
-  static constexpr bool kAbsolute = false, kGuarded = true;
-};
-
 struct Q4_K {
   struct __attribute__((packed)) Block {
     uint16_t d, dmin;    // f16

@@ -38,11 +38,13 @@ struct Q5_0Family {
   FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
     for (int b = 0; b < n_blocks; ++b) {
       const F32 inverse = splat(s.inverses[b]);
-      const I32 q0 = levels(x + b * kBlock, inverse), q1 = levels(x + b * kBlock + 16, inverse);
       y[b].d = s.ds[b];
-      y[b].qh = fifth_bits(q0, q1);
-      Order::pack(y[b].qs, q0 & splat(15), q1);
+      put_levels(y[b], levels(x + b * kBlock, inverse), levels(x + b * kBlock + 16, inverse));
     }
+  }
+  FASTCONV_INLINE static void put_levels(Block& y, I32 q0, I32 q1) {
+    y.qh = fifth_bits(q0, q1);
+    Order::pack(y.qs, q0 & splat(15), q1);
   }
 
   FASTCONV_INLINE static void decode_block(const Block& block, float* y) {

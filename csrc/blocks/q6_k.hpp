@@ -1,9 +1,9 @@
 // Q6_K: 256 elements as sixteen sub-blocks of sixteen, x = d * scale * (q - 32).
-// Each sub-block's scale is the best of 19 by weighted least squares, with x * x as weight.
-// Source: quantize_row_q6_K_ref and make_qx_quants in ggml-quants.c of llama.cpp b11434.
+// Each sub-block's scale is the best of 19 by weighted least squares, with x * x or the importance as weight.
+// Source: quantize_row_q6_K_ref and quantize_row_q6_K_impl in ggml-quants.c of llama.cpp b11434.
 #pragma once
 
-#include "isa/lanes.hpp"
+#include "blocks/signed_search.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
@@ -18,137 +18,17 @@ struct Q6_K {
   static_assert(sizeof(Block) == 210);
 
   static constexpr int kSuperBlock = 256;
-  static constexpr float kTiny = 1e-15f;  // GROUP_MAX_EPS
 
-  // Lane s: sub-block s.
-  struct Search {
-    F32 scale;
-    F32 inverse;  // of the try that won; its levels are round(inverse * x)
-    Mask zero;    // no element above kTiny: all levels 0
-  };
-
-  static constexpr int kSteps = 9;     // tries on either side of the first
-  static constexpr int kTogether = 3;  // tries that share the loads of an element
-
-  // One element of each sub-block, and what it adds to the sums over x * x * x * level and x * x * level * level.
-  //
-  // The first try scales by 32 / |first| (first: the first element of the largest magnitude), the others by
-  // (32 + step / 10) / |first| with |step| <= 9. No |x| exceeds |first|, so inverse * |x| is within 0.9 of that of the
-  // first try, give or take roundings of 2^-18, and below 33. It moves by less than 1, so its nearest integer, ties to
-  // even, moves by at most 1, and in the direction of the step, for a product of floats is monotone: on each side of
-  // the first try a level is one of two, and a comparison with a threshold says which. The four terms are rounded as
-  // ggml rounds them, and each sum adds its sixteen in ggml's order, so the sums, and all that follows from them, are
-  // ggml's to the bit, overflow and underflow included.
-  //
-  // Signs play no part: every level has the sign of -x * first, so all terms of a sum have one sign, that of -first
-  // for lx, and rounding is symmetric. Only the bound differs: 32 for the sign of first, 31 for the other.
-  // NaN and infinity make the scale of the first try NaN, which no other try can beat.
-  struct Other {
-    F32 threshold;  // of inverse * |x|, strictly beyond which the level is the other one
-    F32 lx, l2;
-  };
-  struct Element {
-    F32 magnitude;
-    F32 lx, l2;  // with the level of the first try
-    Other below, above;
-  };
-
-  // The sums of kTogether tries above or below the first. One lane is one sub-block; a register at a time, so that all
-  // sums stay in registers.
-  template <bool kAbove>
-  FASTCONV_INLINE static void add_up(const Element* elements, const F32* inverse, F32* lx, F32* l2) {
-    for (int r = 0; r < kRegs; ++r) {
-      reg::F sum_lx[kTogether], sum_l2[kTogether];
-      for (int k = 0; k < kTogether; ++k) sum_lx[k] = sum_l2[k] = reg::splat(0.0f);
-#pragma GCC unroll 4
-      for (int i = 0; i < 16; ++i) {
-        const Element& element = elements[i];
-        const Other& other = kAbove ? element.above : element.below;
-#pragma GCC unroll 3
-        for (int k = 0; k < kTogether; ++k) {
-          const reg::F scaled = reg::mul(inverse[k].r[r], element.magnitude.r[r]), threshold = other.threshold.r[r];
-          const reg::M beyond = kAbove ? reg::less(threshold, scaled) : reg::less(scaled, threshold);
-          sum_lx[k] = reg::add(sum_lx[k], reg::select(beyond, other.lx.r[r], element.lx.r[r]));
-          sum_l2[k] = reg::add(sum_l2[k], reg::select(beyond, other.l2.r[r], element.l2.r[r]));
-        }
-      }
-      for (int k = 0; k < kTogether; ++k) {
-        lx[k].r[r] = sum_lx[k];
-        l2[k].r[r] = sum_l2[k];
-      }
-    }
-  }
-
-  FASTCONV_INLINE static Search search(const float* x) {
-    F32 v[16];
-    Element elements[16];
-    for (int s = 0; s < 16; ++s) v[s] = load(x + 16 * s);
-    transpose(v);
-    const F32 zero = splat(0.0f), one = splat(1.0f), half = splat(0.5f);
-    F32 amax = zero, first = zero;
-    for (int i = 0; i < 16; ++i) {
-      elements[i].magnitude = abs(v[i]);
-      amax = max(elements[i].magnitude, amax);
-    }
-#pragma GCC unroll 1
-    for (int i = 15; i >= 0; --i) first = select(equal(elements[i].magnitude, amax), v[i], first);
-    const auto inverse_of = [&](int step) { return splat(32 + 0.1f * static_cast<float>(step)) / amax; };
-
-    const F32 inverse = inverse_of(0);
-    F32 sum_lx = zero, sum_l2 = zero;
-    for (int i = 0; i < 16; ++i) {
-      Element& element = elements[i];
-      const F32 magnitude = element.magnitude, w = magnitude * magnitude, wm = w * magnitude;
-      const F32 limit = select(less(v[i] * first, zero), splat(31.0f), splat(32.0f));
-      const F32 level = min(round_even(inverse * magnitude), limit);
-      element.lx = wm * level;
-      element.l2 = w * level * level;
-      sum_lx = sum_lx + element.lx;
-      sum_l2 = sum_l2 + element.l2;
-      // A product on the half rounds to the even level: the threshold of an odd one is one float nearer.
-      const I32 odd = truncate(level) & splat(1);
-      const F32 lower = level - one, upper = min(level + one, limit);
-      element.below = {from_bits(bits(level - half) + odd), wm * lower, w * lower * lower};
-      element.above = {from_bits(bits(level + half) - odd), wm * upper, w * upper * upper};
-    }
-    Search found;
-    found.zero = less(amax, splat(kTiny));
-    found.inverse = inverse;
-    found.scale = select(equal(sum_l2, zero), zero, sum_lx / sum_l2);
-    F32 best = found.scale * sum_lx;
-    const auto consider = [&](const F32* inverse, const F32* lx, const F32* l2) {
-      for (int k = 0; k < kTogether; ++k) {
-        const Mask better = less(zero, l2[k]) & less(best * l2[k], lx[k] * lx[k]);
-        const F32 scale = lx[k] / l2[k];
-        found.scale = select(better, scale, found.scale);
-        found.inverse = select(better, inverse[k], found.inverse);
-        best = select(better, scale * lx[k], best);
-      }
-    };
-    F32 inverses[kTogether], lx[kTogether], l2[kTogether];
-#pragma GCC unroll 3
-    for (int step = -kSteps; step < 0; step += kTogether) {
-      for (int k = 0; k < kTogether; ++k) inverses[k] = inverse_of(step + k);
-      add_up<false>(elements, inverses, lx, l2);
-      consider(inverses, lx, l2);
-    }
-#pragma GCC unroll 3
-    for (int step = 1; step <= kSteps; step += kTogether) {
-      for (int k = 0; k < kTogether; ++k) inverses[k] = inverse_of(step + k);
-      add_up<true>(elements, inverses, lx, l2);
-      consider(inverses, lx, l2);
-    }
-    const Mask positive = less(zero, first);
-    found.inverse = select(positive, negate(found.inverse), found.inverse);
-    found.scale = select(positive, negate(found.scale), found.scale);
-    found.scale = select(found.zero, zero, found.scale);
-    // One NaN for all: the payload would show in the bytes, and instruction sets pass on different ones.
-    found.scale = select(equal(found.scale, found.scale), found.scale, splat(__builtin_nanf("")));
-    return found;
-  }
+  using Search = SignedSearch<16, 32>;  // lane s: sub-block s
 
   FASTCONV_INLINE static I32 levels(F32 scaled) {
     return max(min(nearest_int(scaled), splat(31)), splat(-32)) + splat(32);
+  }
+
+  // Lane s of row i: element i of sub-block s.
+  FASTCONV_INLINE static void transpose_sub_blocks(const float* x, F32 (&rows)[16]) {
+    for (int s = 0; s < 16; ++s) rows[s] = load(x + 16 * s);
+    transpose(rows);
   }
 
   // The first of the largest magnitudes, NaN apart; 0 where all are NaN.
@@ -165,12 +45,11 @@ struct Q6_K {
     return largest < 16 ? 0.0f : scales[15 - (largest & 15)];
   }
 
-  FASTCONV_INLINE static void encode_block(const float* x, Block& y) {
-    const Search found = search(x);
+  FASTCONV_INLINE static void encode_block(const float* x, const Search::Found& found, Block& y) {
     alignas(64) float scales[16];
     store(scales, found.scale);
     const float max_scale = first_largest(scales);
-    if (__builtin_fabsf(max_scale) < kTiny) {
+    if (__builtin_fabsf(max_scale) < Search::kTiny) {
       __builtin_memset(&y, 0, sizeof y);
       return;
     }
@@ -237,7 +116,20 @@ struct Q6_K {
 
   static void encode(const float* x, void* dst, int64_t n) {
     Block* y = static_cast<Block*>(dst);
-    for (int64_t i = 0; i < n / kSuperBlock; ++i) encode_block(x + i * kSuperBlock, y[i]);
+    for (int64_t i = 0; i < n / kSuperBlock; ++i, x += kSuperBlock) {
+      F32 v[16];
+      transpose_sub_blocks(x, v);
+      encode_block(x, Search::search(v, [&v](int e) { return v[e] * v[e]; }), y[i]);
+    }
+  }
+  static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
+    Block* y = static_cast<Block*>(dst);
+    for (int64_t i = 0; i < n_rows * n_cols / kSuperBlock; ++i, x += kSuperBlock) {
+      F32 v[16], weights[16];
+      transpose_sub_blocks(x, v);
+      transpose_sub_blocks(importance + i * kSuperBlock % n_cols, weights);
+      encode_block(x, Search::search(v, [&weights](int e) { return weights[e]; }), y[i]);
+    }
   }
   static void decode(const void* src, float* y, int64_t n) {
     const Block* block = static_cast<const Block*>(src);

@@ -12,7 +12,8 @@ constexpr double kF16Max = 65504.0;
 constexpr double kBf16Max = 0x1.fefffep+127;
 
 // max_abs of a block type is where its f16 scale or min reaches kF16Max: |d| = max / -8 for q4_0, max / -16 for q5_0,
-// max / 127 for q8_0; the min itself for q4_1 and q5_1; for q6_k the super-scale is at most max / 128 of a sub-scale.
+// max / 127 for q8_0; the min itself for q4_1 and q5_1; for q6_k the super-scale is at most max / 128 of a sub-scale;
+// the largest magnitude itself for tq1_0 and tq2_0.
 // For iq4_nl the scale is a weighted mean of x / value over elements of which each lies next to its value in one try:
 // most where value 1 stands for 7, all weight is there, and the try has the least inverse scale, 120 / max_abs: 7 /
 // 120. iq4_xs divides by 32.
@@ -42,8 +43,8 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"iq2_xxs", 16, 256, 66, 0, true, true},
     {"iq1_m", 29, 256, 56, 0, true, false},
     {"iq1_s", 19, 256, 50, 0, true, true},
-    {"tq2_0", 35, 256, 66, 0, false, false},
-    {"tq1_0", 34, 256, 54, 0, false, false},
+    {"tq2_0", 35, 256, 66, kF16Max, true, false},
+    {"tq1_0", 34, 256, 54, kF16Max, true, false},
     {"q4_0_v1", -1, 32, 20, kF32Max, true, false},
     {"q4_1_v1", -1, 32, 24, kF32Max / 2, true, false},
     {"q5_0_v1", -1, 32, 22, 16 * kF16Max, true, false},

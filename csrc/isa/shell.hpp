@@ -9,9 +9,10 @@
 #include "blocks/q4_2.hpp"
 #include "blocks/q5_0.hpp"
 #include "blocks/q5_1.hpp"
-#include "blocks/q6_k.hpp"
 #include "blocks/q8_0.hpp"
 #include "blocks/repack.hpp"
+#include "blocks/tq1_0.hpp"
+#include "blocks/tq2_0.hpp"
 #include "core/reductions.hpp"
 #include "isa/kernel_table.hpp"
 #include "merge/lora_rows.hpp"
@@ -22,6 +23,7 @@ extern const KernelTable kTable;
 extern const TypeKernels kIQ2_XXS, kIQ2_XS, kIQ2_S, kIQ1_S, kIQ1_M;  // isa/<isa>/iq2.cpp
 extern const TypeKernels kIQ4_NL, kIQ4_XS;                           // isa/<isa>/iq4.cpp
 extern const TypeKernels kQ5_K, kQ4_K, kQ2_K;                        // isa/<isa>/k_quants.cpp
+extern const TypeKernels kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ6_K;          // isa/<isa>/weighted.cpp
 
 namespace {
 
@@ -73,11 +75,11 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::f8_e4m3, kDecoder<PlainF8E4M3>);
   put(Type::f8_e5m2, kDecoder<PlainF8E5M2>);
   put(Type::q8_0, kBlocks<Q8_0>);
-  put(Type::q5_1, kBlocks<Q5_1>);
-  put(Type::q5_0, kBlocks<Q5_0>);
-  put(Type::q4_1, kBlocks<Q4_1>);
-  put(Type::q4_0, kBlocks<Q4_0>);
-  put(Type::q6_k, kBlocks<Q6_K>);
+  put(Type::q5_1, kQ5_1);
+  put(Type::q5_0, kQ5_0);
+  put(Type::q4_1, kQ4_1);
+  put(Type::q4_0, kQ4_0);
+  put(Type::q6_k, kQ6_K);
   put(Type::iq2_s, kIQ2_S);
   put(Type::iq2_xs, kIQ2_XS);
   put(Type::iq2_xxs, kIQ2_XXS);
@@ -88,6 +90,8 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::q5_k, kQ5_K);
   put(Type::q4_k, kQ4_K);
   put(Type::q2_k, kQ2_K);
+  put(Type::tq2_0, kBlocks<TQ2_0>);
+  put(Type::tq1_0, kBlocks<TQ1_0>);
   put(Type::q4_0_v1, kBlocks<Q4_0_v1>);
   put(Type::q4_1_v1, kBlocks<Q4_1_v1>);
   put(Type::q5_0_v1, kBlocks<Q5_0_v1>);

@@ -36,7 +36,23 @@ def test_random_blocks_against_the_oracle(type: str, isa: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "type", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k", "q2_k", "iq4_nl", "iq4_xs", *BY_GGUF_ALONE]
+    "type",
+    [
+        "q8_0",
+        "q5_1",
+        "q5_0",
+        "q4_1",
+        "q4_0",
+        "q6_k",
+        "q5_k",
+        "q4_k",
+        "q2_k",
+        "iq4_nl",
+        "iq4_xs",
+        "tq2_0",
+        "tq1_0",
+        *BY_GGUF_ALONE,
+    ],
 )
 def test_random_blocks_against_gguf(type: str, isa: str) -> None:
     gguf = pytest.importorskip("gguf")

@@ -27,6 +27,8 @@ STORED_BY_GGML = [
     "q2_k",
     "iq4_nl",
     "iq4_xs",
+    "tq2_0",
+    "tq1_0",
 ]
 OLD = ["q4_0_v1", "q4_1_v1", "q5_0_v1", "q5_1_v1", "q8_0_v1", "q4_0_v2", "q4_1_v2"]
 ENCODED = [name for name, info in TYPES.items() if info.encodes]
@@ -62,7 +64,7 @@ def test_the_oracle_writes_the_same_bytes(type: str, kind: str) -> None:
         assert_same_blocks(_native.quantize(x, type, isa=isa), want, type)
 
 
-@pytest.mark.parametrize("type", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "f16", "bf16"])
+@pytest.mark.parametrize("type", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "tq2_0", "tq1_0", "f16", "bf16"])
 def test_gguf_writes_the_same_bytes(type: str, isa: str) -> None:
     gguf = pytest.importorskip("gguf")
     for kind in ("gaussian", "heavy-tailed", "bf16", "sparse", "zero"):

@@ -6,11 +6,12 @@ follow llama.cpp pull requests 193, 729, 1046, 1405 and 1508.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from tests.oracle import iq4, k_quants
+from tests.oracle import iq4, k_quants, ternary, weighted
 
 F32 = np.float32
 Array = np.ndarray
@@ -93,49 +94,19 @@ def q8_0(x: Array, field: str = "<f2") -> Array:
     return np.hstack([as_bytes(d, field), round_away(x * inverse(d)).astype(np.int8).view(np.uint8)])
 
 
-def nearest(x: Array) -> Array:
-    """Ties to even."""
-    return np.where(np.isfinite(x), np.rint(x), 0)
-
-
-def best_scales(x: Array) -> tuple[Array, Array]:
-    """(sub-blocks, 16) -> scales (sub-blocks,) and levels -32 ... 31, the best of 19 candidates by weighted squares."""
-    largest = first_largest(x)[:, 0]
-    zero = np.abs(largest) < F32(1e-15)
-    scale = best = levels = None
-    for step in (0, *range(-9, 0), *range(1, 10)):
-        factor = -(F32(32) + F32(0.1) * F32(step)) / largest
-        q = np.clip(nearest(factor[:, None] * x), -32, 31).astype(F32)
-        sum_lx = np.zeros(len(x), F32)
-        sum_l2 = np.zeros(len(x), F32)
-        for i in range(16):  # one by one: the order of the sum decides its last bits
-            weight = x[:, i] * x[:, i]
-            sum_lx = sum_lx + weight * x[:, i] * q[:, i]
-            sum_l2 = sum_l2 + weight * q[:, i] * q[:, i]
-        ratio = np.divide(sum_lx, sum_l2, out=np.zeros_like(sum_lx), where=sum_l2 != 0)
-        if step == 0:
-            scale, best, levels = ratio, ratio * sum_lx, q
-            continue
-        better = (sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2)
-        scale = np.where(better, ratio, scale)
-        best = np.where(better, ratio * sum_lx, best)
-        levels = np.where(better[:, None], q, levels)
-    levels = levels.astype(np.int64)
-    levels[zero] = -32
-    return np.where(zero, F32(0), scale), levels
-
-
-def q6_k(x: Array) -> Array:
+def q6_k(x: Array, weight: Array | None = None) -> Array:
     """(super-blocks, 256) -> (super-blocks, 210)."""
-    scales, levels = best_scales(x.reshape(-1, 16))
-    scales, levels = scales.reshape(-1, 16), levels.reshape(-1, 16, 16)
+    sub_blocks = x.reshape(-1, 16)
+    weight = sub_blocks * sub_blocks if weight is None else weight.reshape(-1, 16)
+    scales, levels = weighted.best_scale(sub_blocks, weight, 32)
+    scales, levels = scales.reshape(-1, 16), levels.reshape(-1, 16, 16).astype(np.int64)
     known = np.where(np.isnan(scales), F32(0), scales)
     largest = np.take_along_axis(known, np.abs(known).argmax(axis=1)[:, None], axis=1)
     factor = F32(-128) / largest
     d = (F32(1) / factor).astype(np.float16)
-    sub = np.minimum(nearest(factor * scales), 127).astype(np.int64).astype(np.int8)
+    sub = np.minimum(weighted.nearest(factor * scales), 127).astype(np.int64).astype(np.int8)
     step = d.astype(F32) * sub.astype(F32)
-    requantized = np.clip(nearest(x.reshape(-1, 16, 16) / step[:, :, None]), -32, 31).astype(np.int64)
+    requantized = np.clip(weighted.nearest(x.reshape(-1, 16, 16) / step[:, :, None]), -32, 31).astype(np.int64)
     q = np.where((step != 0)[:, :, None], requantized, levels).reshape(-1, 2, 4, 32) + 32
     low, high = q & 15, q >> 4
     ql = np.concatenate([low[:, :, 0] | low[:, :, 2] << 4, low[:, :, 1] | low[:, :, 3] << 4], axis=2)
@@ -176,6 +147,8 @@ ENCODERS: dict[str, tuple[int, Callable[[Array], Array]]] = {
     **{name: (256, encoder) for name, encoder in k_quants.ENCODERS.items()},
     "iq4_nl": (32, iq4.iq4_nl),
     "iq4_xs": (256, iq4.iq4_xs),
+    "tq2_0": (256, ternary.tq2_0),
+    "tq1_0": (256, ternary.tq1_0),
     "q4_0_v1": (32, lambda x: q4_0(x, "<f4", pairs, rounded=True)),
     "q4_1_v1": (32, lambda x: q4_1(x, "<f4", pairs, rounded=True)),
     "q5_0_v1": (32, lambda x: q5_0(x, pairs)),
@@ -187,23 +160,34 @@ ENCODERS: dict[str, tuple[int, Callable[[Array], Array]]] = {
 
 
 # The same for encoders that heed importance: (blocks, elements) float32, the importance of each -> (blocks, bytes).
+# Those with 0 elements are given whole rows.
 WEIGHTED_ENCODERS: dict[str, tuple[int, Callable[[Array, Array], Array]]] = {
     **{name: (256, encoder) for name, encoder in k_quants.ENCODERS.items()},
     "iq4_nl": (32, iq4.iq4_nl),
     "iq4_xs": (256, iq4.iq4_xs),
+    "q6_k": (256, q6_k),
+    **{name: (0, encoder) for name, encoder in weighted.ENCODERS.items()},
+}
+
+
+# As ggml 0.13 did it: a level of a try for scale and minimum, however large, is rounded before it is clamped.
+UNGUARDED_ENCODERS: dict[str, tuple[int, Callable[[Array, Array], Array]]] = {
+    **{name: (256, functools.partial(encoder, guarded=False)) for name, encoder in k_quants.ENCODERS.items()},
+    **{name: (0, functools.partial(weighted.ENCODERS[name], guarded=False)) for name in ("q5_1", "q4_1")},
 }
 
 
 @np.errstate(all="ignore")
-def encode(x: Array, type: str, importance: Array | None = None) -> Array:
+def encode(x: Array, type: str, importance: Array | None = None, guarded: bool = True) -> Array:
     """(rows, columns) float32, importance (columns,) -> (rows, row bytes) uint8."""
     x = np.ascontiguousarray(x, F32)
     if importance is None:
         elements, encoder = ENCODERS[type]
         return encoder(x.reshape(-1, elements)).reshape(len(x), -1)
-    elements, weighted = WEIGHTED_ENCODERS[type]
+    elements, weighted_encoder = (WEIGHTED_ENCODERS if guarded else UNGUARDED_ENCODERS)[type]
+    elements = elements or x.shape[1]
     each = np.tile(importance, (len(x), 1)).reshape(-1, elements)
-    return weighted(x.reshape(-1, elements), each).reshape(len(x), -1)
+    return weighted_encoder(x.reshape(-1, elements), each).reshape(len(x), -1)
 
 
 def field(block: Array, at: int, dtype: str) -> tuple[Array, int]:
@@ -230,6 +214,15 @@ def decode_short_lived(blocks: Array, type: str) -> Array:
     return x.reshape(len(blocks), -1)
 
 
+# name -> bytes of a block, (blocks, bytes) uint8 -> (blocks, elements) float32
+DECODERS: dict[str, tuple[int, Callable[[Array], Array]]] = {
+    "iq4_nl": (18, iq4.decode_iq4_nl),
+    "iq4_xs": (136, iq4.decode_iq4_xs),
+    "tq2_0": (66, ternary.decode_tq2_0),
+    "tq1_0": (54, ternary.decode_tq1_0),
+}
+
+
 @np.errstate(all="ignore")
 def decode(blocks: Array, type: str) -> Array:
     """(rows, row bytes) uint8 -> (rows, columns) float32, of the block types."""
@@ -238,10 +231,9 @@ def decode(blocks: Array, type: str) -> Array:
         return decode_short_lived(blocks, type)
     if type in k_quants.DECODERS:
         return k_quants.decode(blocks, type)
-    if type == "iq4_nl":
-        return iq4.decode_iq4_nl(blocks.reshape(-1, 18)).reshape(len(blocks), -1)
-    if type == "iq4_xs":
-        return iq4.decode_iq4_xs(blocks.reshape(-1, 136)).reshape(len(blocks), -1)
+    if type in DECODERS:
+        size, decoder = DECODERS[type]
+        return decoder(np.ascontiguousarray(blocks).reshape(-1, size)).reshape(len(blocks), -1)
     if type == "q6_k":
         return decode_q6_k(blocks.reshape(-1, 210)).reshape(len(blocks), -1)
     fifth, centred = name.startswith("q5"), name.endswith("_0")

@@ -65,8 +65,8 @@ def affine_fit(x: Array, w: Array, tries: Tries) -> tuple[Array, Array, Array]:
         off = column(scale) * q.astype(F32) + column(low) - x
         return total(w * (np.abs(off) if tries.absolute else off * off))
 
-    low, high = x.min(axis=-1), x.max(axis=-1)
-    low = np.minimum(low, F32(0))
+    low, high = np.take_along_axis(x, column(x.argmin(axis=-1)), axis=-1)[..., 0], x.max(axis=-1)
+    low = np.where(low > 0, F32(0), low)  # of zeros the first, for its sign
     flat = high == low
     weight_sum, x_sum = total(w), total(w * x)
     factor = F32(tries.top) / (high - low)
@@ -230,13 +230,6 @@ def q2_k(x: Array, importance: Array | None = None, guarded: bool = True) -> Arr
 
 
 ENCODERS: dict[str, Callable[..., Array]] = {"q5_k": q5_k, "q4_k": q4_k, "q2_k": q2_k}
-
-
-@np.errstate(all="ignore")
-def encode_unguarded(x: Array, type: str, importance: Array) -> Array:
-    """As ggml 0.13 did it: a level of a try, however large, is rounded before it is clamped."""
-    each = np.broadcast_to(importance, x.shape).reshape(-1, 256)
-    return ENCODERS[type](x.reshape(-1, 256), each, guarded=False).reshape(len(x), -1)
 
 
 def scale_of(block: Array, at: int) -> Array:

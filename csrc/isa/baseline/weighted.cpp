@@ -1,0 +1,4 @@
+#if defined(__x86_64__)
+#include "isa/baseline/simd.hpp"
+#include "isa/shell_weighted.hpp"
+#endif
