@@ -88,7 +88,7 @@ class Preparation:
 def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
     engine.instruction_set()
-    checkpoint = open_checkpoint(request.source)
+    checkpoint = open_checkpoint(request.checkpoint_path)
     layout = layout_for(request.to, checkpoint)
     adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters)
     model = adapted.model
@@ -189,6 +189,8 @@ def convert(
     n_ctx: int | None = None,
     rms_eps: float | None = None,
     rope_base: float | None = None,
+    model_name: str | None = None,
+    checkpoint_name: str | None = None,
     shard_size: int | str | None = None,
     weights_format: str | None = None,
     overwrite: bool = False,
@@ -225,6 +227,8 @@ def convert(
         n_ctx=n_ctx,
         rms_eps=rms_eps,
         rope_base=rope_base,
+        model_name=model_name,
+        checkpoint_name=checkpoint_name,
         shard_size=byte_size(shard_size) if shard_size is not None else DEFAULT_SHARD_SIZE,
         weights_format=weights_format,
         overwrite=overwrite,

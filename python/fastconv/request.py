@@ -43,6 +43,8 @@ class ConvertRequest:
     beside the source. vocab_kind: None: detected. weights_format: of targets that are folders of weights, None: as
     --outfile ends, else safetensors. shard_size: bytes of one file there.
 
+    checkpoint_name: file inside the source, a folder. model_name: LitGPT's, None: from the files beside the checkpoint.
+
     Raises UsageError where options contradict each other or name what does not exist.
     """
 
@@ -64,6 +66,8 @@ class ConvertRequest:
     n_ctx: int | None = None
     rms_eps: float | None = None
     rope_base: float | None = None
+    model_name: str | None = None
+    checkpoint_name: str | None = None
     weights_format: str | None = None
     shard_size: int = DEFAULT_SHARD_SIZE
     overwrite: bool = False
@@ -151,6 +155,11 @@ class ConvertRequest:
         stem = "vocab" if self.vocab_only else type_name
         extension = "gguf" if kind == "gguf" else "bin"
         return os.path.join(folder, f"ggml-{'' if self.vocab_only else 'model-'}{stem}.{extension}")
+
+    @property
+    def checkpoint_path(self) -> str:
+        """The folder or file to open."""
+        return self.source if self.checkpoint_name is None else os.path.join(self.source, self.checkpoint_name)
 
     @property
     def is_folder_target(self) -> bool:

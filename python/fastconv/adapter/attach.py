@@ -14,10 +14,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from fastconv.adapter.content import is_zero, same_content
 from fastconv.adapter.delta import AdapterSummary, LoraDelta, MergedTensor
 from fastconv.adapter.peft import LoraPair, PeftAdapter, WholeTensor, open_peft_adapter
 from fastconv.architecture.spec import NamedModel
+from fastconv.checkpoint.content import is_zero, same_content
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
 from fastconv.errors import AdapterError, UsageError

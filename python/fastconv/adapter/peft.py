@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fastconv.adapter.config import LoraConfig, read_lora_config
-from fastconv.adapter.content import same_content
 from fastconv.adapter.names import Part, parse_name
+from fastconv.checkpoint.content import same_content
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import AdapterError

@@ -13,11 +13,12 @@ from typing import Any
 
 from fastconv.architecture import ggjt_header, gguf_keys
 from fastconv.architecture.hparams import Hyperparameters
+from fastconv.architecture.litgpt.source import holds_lit_names, model_from_litgpt
 from fastconv.architecture.llama import LLAMA
 from fastconv.architecture.meta_params import as_hf_config
 from fastconv.architecture.registry import spec_for, spec_named
 from fastconv.architecture.rope import halves_from_interleaved
-from fastconv.architecture.spec import ArchitectureSpec, CanonicalModel, TensorRule
+from fastconv.architecture.spec import ArchitectureSpec, CanonicalModel, NamedModel, TensorRule
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import ArchitectureError, CheckpointError
@@ -27,18 +28,26 @@ _META_EMBEDDING = "tok_embeddings.weight"
 
 
 def canonical_model(
-    checkpoint: Checkpoint, n_ctx: int | None = None, *, norm_eps: float | None = None, rope_base: float | None = None
+    checkpoint: Checkpoint,
+    n_ctx: int | None = None,
+    *,
+    norm_eps: float | None = None,
+    rope_base: float | None = None,
+    model_name: str | None = None,
+    has_lora: bool = False,
 ) -> CanonicalModel:
     """The checkpoint under canonical names; no weights are read.
 
-    n_ctx: context length, norm_eps: of RMSNorm, rope_base: theta; None: as the checkpoint says. Raises
-    ArchitectureError where the configuration is missing or unknown, or a tensor is missing, surplus, of another shape
-    than the configuration says or of a type without values.
+    n_ctx: context length, norm_eps: of RMSNorm, rope_base: theta; None: as the checkpoint says. model_name, has_lora:
+    of Lit-GPT checkpoints, see model_from_litgpt. Raises ArchitectureError where the configuration is missing or
+    unknown, or a tensor is missing, surplus, of another shape than the configuration says or of a type without values.
     """
     if checkpoint.format == "gguf":
         model = _from_gguf(checkpoint)
     elif checkpoint.format == "ggjt":
         model = _from_ggjt(checkpoint, ggjt_header.Given(n_ctx, norm_eps, rope_base))
+    elif holds_lit_names(checkpoint.tensors):
+        model = _proven(checkpoint, model_from_litgpt(checkpoint, model_name, has_lora=has_lora))
     elif holds_meta_names(checkpoint):
         model = _from_meta(checkpoint, n_ctx)
     else:
@@ -156,6 +165,14 @@ def _in_halves(tensor: LazyTensor, rule: TensorRule, hparams: Hyperparameters) -
     if rule.rope_heads is None or tensor.shape != rule_shape(rule, hparams):
         return tensor
     return tensor.with_rows(halves_from_interleaved(getattr(hparams, rule.rope_heads), hparams.head_dim))
+
+
+def _proven(checkpoint: Checkpoint, model: NamedModel) -> CanonicalModel:
+    """A model that bears canonical names already."""
+    path = os.path.join(checkpoint.directory, "config.json")
+    spec = spec_for(model.config, path)
+    hparams = _located(spec, model.config, path)
+    return _checked(checkpoint, spec, hparams, model.tensors, model.config, model.source_names)
 
 
 def _located(spec: ArchitectureSpec, config: dict[str, Any], path: str) -> Hyperparameters:

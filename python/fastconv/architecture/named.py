@@ -9,27 +9,58 @@ from __future__ import annotations
 import os
 
 from fastconv.architecture.canonical import canonical_model, holds_meta_names
+from fastconv.architecture.litgpt.classes import class_of_config, is_tied
+from fastconv.architecture.litgpt.mapping import head_names
+from fastconv.architecture.litgpt.source import holds_lit_names, model_from_litgpt
 from fastconv.architecture.registry import has_table
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.errors import ArchitectureError
 
 
-def named_model(checkpoint: Checkpoint, n_ctx: int | None = None) -> NamedModel:
-    """The checkpoint under canonical names; no tensor data is read.
+def named_model(
+    checkpoint: Checkpoint,
+    n_ctx: int | None = None,
+    *,
+    norm_eps: float | None = None,
+    rope_base: float | None = None,
+    model_name: str | None = None,
+    has_lora: bool = False,
+) -> NamedModel:
+    """The checkpoint under canonical names; no tensor data is read. The arguments are canonical_model's.
 
-    n_ctx: as for canonical_model. Raises ArchitectureError as it does, and for quantized checkpoints.
+    Raises ArchitectureError as it does, and for quantized checkpoints.
     """
+    if holds_lit_names(checkpoint.tensors):
+        return model_from_litgpt(checkpoint, model_name, has_lora=has_lora)
     is_hf = checkpoint.format in ("safetensors", "torch") and not holds_meta_names(checkpoint)
     if not is_hf or not checkpoint.config or has_table(checkpoint.config):
-        return canonical_model(checkpoint, n_ctx)
+        return canonical_model(checkpoint, n_ctx, norm_eps=norm_eps, rope_base=rope_base)
     if checkpoint.config.get("quantization_config"):
         raise ArchitectureError(
             "is a quantized model, whose tensors mean nothing on their own",
             file=os.path.join(checkpoint.directory, "config.json"),
             fix="start from the unquantized model",
         )
-    names = {name: name for name in checkpoint.tensors}
+    tied: dict[str, str] = {}
+    per_token: tuple[str, ...] = ()
+    entry = class_of_config(checkpoint.config)
+    if entry is not None and head_names(entry.naming)[0] in checkpoint.tensors:
+        embedding, head = per_token = head_names(entry.naming)
+        if head not in checkpoint.tensors:
+            if not is_tied(entry, checkpoint.config):
+                raise ArchitectureError(
+                    "is missing",
+                    file=checkpoint.path,
+                    tensor=head,
+                    fix="if the model shares its embedding, config.json must say tie_word_embeddings: true",
+                )
+            tied = {head: embedding}
     return NamedModel(
-        tensors=checkpoint.tensors, directory=checkpoint.directory, config=checkpoint.config, source_names=names
+        tensors=checkpoint.tensors,
+        directory=checkpoint.directory,
+        config=checkpoint.config,
+        source_names={name: name for name in checkpoint.tensors},
+        tied=tied,
+        per_token=per_token,
     )

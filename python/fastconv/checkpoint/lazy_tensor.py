@@ -101,6 +101,23 @@ class LazyTensor:
         view = replace(matrix, shape=shape, n_rows=len(rows), rows=None if identity else rows)
         return view._as_row() if identity and len(shape) == 1 else view
 
+    def row_range(self, start: int, stop: int) -> LazyTensor:
+        """Rows [start, stop) of this tensor (for a 1-D tensor: elements)."""
+        if (start, stop) == (0, self.shape[0]):
+            return self
+        matrix = self.as_column() if len(self.shape) == 1 else self
+        shape = (stop - start, *self.shape[1:]) if len(self.shape) <= 2 else (stop - start, self.n_cols)
+        if matrix.rows is not None:
+            return replace(matrix, shape=shape, n_rows=stop - start, rows=matrix.rows[start:stop])
+        pieces = []
+        for p in matrix.pieces:
+            begin, end = max(p.row, start), min(p.row + p.n_rows, stop)
+            if begin < end:
+                offset = p.offset + (stored_bytes(p.type, (begin - p.row) * p.row_stride) or 0)
+                pieces.append(replace(p, offset=offset, row=begin - start, n_rows=end - begin))
+        view = replace(matrix, shape=shape, n_rows=stop - start, pieces=tuple(pieces))
+        return view._as_row() if len(shape) == 1 and len(pieces) == 1 else view
+
     def transposed(self) -> LazyTensor:
         """The transpose of a 2-D tensor. Raises ValueError for other ranks and for rearranged rows."""
         if len(self.shape) != 2 or self.rows is not None:

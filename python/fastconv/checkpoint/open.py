@@ -28,6 +28,9 @@ from fastconv.errors import CheckpointError
 # Weight files of a folder, the preferred first: stem, suffix.
 _FAMILIES = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 _LOOKED_FOR = "model*.safetensors, pytorch_model*.bin or consolidated.NN.pth"
+_LIT_MODEL = "lit_model.pth"
+# What Lit-GPT calls trained adapters: opened to be told what they are.
+_LIT_ADAPTERS = (".pth.lora", ".pth.adapter", ".pth.adapter_v2")
 # Beside a model's weights in many folders, but no weights of a model.
 _NOT_WEIGHTS = (
     "adapter_",
@@ -70,13 +73,19 @@ def _open_directory(path: str) -> Checkpoint:
         raise CheckpointError(f"cannot be listed ({error.strerror})", file=path) from None
     for stem, suffix in _FAMILIES:
         shards = _find_family(path, names, stem, suffix)
+        if shards is not None and _LIT_MODEL in names:
+            raise CheckpointError(
+                f"holds both {_LIT_MODEL} and {shards.files[0]}",
+                file=path,
+                fix="name the file to read, or give --checkpoint-name",
+            )
         if shards is not None:
             return _open_shards(path, path, shards)
     parts = find_meta_parts(path, names)
     if parts:
         return _open_meta(path, path, parts)
     # A model under another name, as long as there is no doubt which.
-    for suffixes in ((".safetensors",), (".bin", ".pth", ".pt")):
+    for suffixes in ((".safetensors",), (".bin", ".pth", ".pt"), _LIT_ADAPTERS):
         others = [n for n in names if n.endswith(suffixes) and not n.startswith(_NOT_WEIGHTS)]
         if len(others) > 1:
             raise CheckpointError(

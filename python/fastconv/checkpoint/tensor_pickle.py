@@ -251,6 +251,8 @@ class _Interpreter:
         _, cls, key, _, n_elements = pid
         if not isinstance(cls, Global) or cls.kind != "storage":
             raise Refused("a storage is of an unknown class", describe(cls))
+        if is_size(key):  # as LitGPT's incremental_save numbers them
+            key = str(key)
         if not isinstance(key, str) or not is_size(n_elements):
             raise Refused("a storage is malformed", describe((key, n_elements)))
         record = self._data.get(key)

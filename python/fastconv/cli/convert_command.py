@@ -73,6 +73,11 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
         default="error",
         help="NaN, infinity and overflow in the weights (default %(default)s)",
     )
+    lit = parser.add_argument_group("Lit-GPT checkpoints")
+    lit.add_argument("--checkpoint-name", metavar="FILE", help="file in SOURCE, such as lit_model_finetuned.pth")
+    lit.add_argument(
+        "--model-name", metavar="NAME", help="LitGPT's name of the model, if its settings are not beside it"
+    )
     folders = parser.add_argument_group("--to hf: a folder with its configuration and tokenizer")
     folders.add_argument("--format", choices=WEIGHTS_FORMATS, help="files of the weights (default: safetensors)")
     folders.add_argument("--shard-size", default=DEFAULT_SHARD_SIZE, metavar="SIZE", help="largest file (default 5GB)")
@@ -152,6 +157,8 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         n_ctx=arguments.ctx,
         rms_eps=arguments.rms_eps,
         rope_base=arguments.rope_base,
+        model_name=arguments.model_name,
+        checkpoint_name=arguments.checkpoint_name,
         weights_format=arguments.format,
         shard_size=byte_size(arguments.shard_size),
         overwrite=arguments.overwrite,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import yaml  # type: ignore[import-untyped]  # of gguf's requirements
+import yaml
 from gguf import GGUFValueType, Keys
 
 from fastconv.architecture.hparams import Hyperparameters, RopeScaling

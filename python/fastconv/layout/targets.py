@@ -46,7 +46,7 @@ def layout_for(target: str, checkpoint: Checkpoint) -> Layout:
 def _canonical(checkpoint: Checkpoint, request: ConvertRequest) -> CanonicalModel:
     from fastconv.architecture.canonical import canonical_model
 
-    return canonical_model(checkpoint, request.n_ctx, norm_eps=request.rms_eps, rope_base=request.rope_base)
+    return canonical_model(checkpoint, request.n_ctx, **_source_options(request))
 
 
 def _gguf(version: int) -> Layout:
@@ -101,7 +101,7 @@ def _hf(version: int) -> Layout:
     from fastconv.layout import hf
 
     return Layout(
-        lambda checkpoint, request: named_model(checkpoint, request.n_ctx),
+        lambda checkpoint, request: named_model(checkpoint, request.n_ctx, **_source_options(request)),
         False,
         lambda model, tensors: tensors,
         lambda model, tensors, vocabulary, file_type, request, recipe: hf.lay_out(model, tensors, file_type, request),
@@ -110,6 +110,16 @@ def _hf(version: int) -> Layout:
 
 
 _LAYOUTS: dict[str, Callable[[int], Layout]] = {"gguf": _gguf, "ggjt": _ggjt, "hf": _hf}
+
+
+def _source_options(request: ConvertRequest) -> dict[str, Any]:
+    """What the user says of the source, by the names of canonical_model's arguments."""
+    return {
+        "norm_eps": request.rms_eps,
+        "rope_base": request.rope_base,
+        "model_name": request.model_name,
+        "has_lora": bool(request.adapters),
+    }
 
 
 def _present(vocabulary: Vocabulary | None) -> Vocabulary:

@@ -1,0 +1,402 @@
+"""A Lit-GPT checkpoint of any era -> its tensors under Hugging Face's names, proven complete; no data is moved.
+
+Eras are told apart by names; what names and shapes do not say comes from the settings beside the checkpoint, from
+LitGPT's settings of a named model, or is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from fastconv.architecture.litgpt import namings
+from fastconv.architecture.litgpt.classes import (
+    ModelClass,
+    class_of_config,
+    classes_of_naming,
+    hf_config,
+    is_tied,
+)
+from fastconv.architecture.litgpt.config import (
+    CONFIG_NAMES,
+    LitConfig,
+    config_of_name,
+    known_configs,
+    read_lit_config,
+)
+from fastconv.architecture.litgpt.mapping import INTERLEAVED, SPLIT, Sizes, head_names, shared_rows
+from fastconv.architecture.litgpt.namings import NAMINGS, Naming
+from fastconv.architecture.spec import NamedModel
+from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.content import same_content
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.errors import AdapterError, ArchitectureError
+
+_LAYER = "transformer.h."
+_MARK = re.compile(
+    r"transformer\.h\.\d+\.(attn\.(qkv|attn)\.|.*\.lora_[AB]$|attn\.(gating_factor|adapter_wte)|.*\.adapter_(bias|scale)$)"
+)
+_LORA = re.compile(r".*\.lora_[AB]")
+_ADAPTER = re.compile(r".*(gating_factor|adapter_wte|adapter_bias|adapter_scale).*")
+_MERGED_NAME = "lit_model_lora_merged.pth"  # its LoRA tensors stand beside weights that hold them already
+
+
+def lit_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """By the names of a plain model: without what torch.compile and unmerged LoRA modules put into them."""
+    plain = {name.replace("_orig_mod.", "").replace(".linear.", "."): tensor for name, tensor in tensors.items()}
+    if len(plain) != len(tensors):
+        raise ArchitectureError("holds the same tensor under several names", tensor=min(set(tensors) - set(plain)))
+    return plain
+
+
+def holds_lit_names(tensors: Mapping[str, LazyTensor]) -> bool:
+    """Whether names are Lit-GPT's: a model's, a LoRA's or an adapter's."""
+    return any(_MARK.match(name.replace("_orig_mod.", "").replace(".linear.", ".")) for name in tensors)
+
+
+def model_from_litgpt(checkpoint: Checkpoint, model_name: str | None = None, *, has_lora: bool = False) -> NamedModel:
+    """The checkpoint under canonical names. model_name: LitGPT's name of the model, None: from the files beside.
+
+    has_lora: a LoRA is given for it. Raises ArchitectureError where the checkpoint is incomplete, disagrees with its
+    settings, is no model, or leaves open what must be known.
+    """
+    path = checkpoint.path
+    tensors = _model_tensors(checkpoint, has_lora)
+    layout = _layout(path, tensors)
+    sizes = _sizes(path, tensors)
+    lit = config_of_name(model_name) if model_name is not None else read_lit_config(checkpoint.directory)
+    config = _text_config(checkpoint.config)
+    fitting = _fitting(tensors)
+    if lit is None and not config:
+        lit = _recognized(path, sizes, fitting)
+    entry = _model_class(path, tensors, config, lit, fitting)
+    heads = _heads(entry, config, lit)
+    _check_heads(path, sizes, heads, lit)
+    sizes = _with_head_size(sizes, heads, tensors)
+    if not config:
+        assert lit is not None
+        config = hf_config(entry, lit)
+    config = config | {"vocab_size": sizes.n_vocab}
+    return _renamed(checkpoint, entry, sizes, layout, tensors, config)
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """n_head, n_groups: of queries, and of keys. head_size: rows of one. file: where they are stated."""
+
+    n_head: int
+    n_groups: int
+    head_size: int
+    file: str
+
+
+def heads_of_config(entry: ModelClass, config: Mapping[str, Any]) -> Heads:
+    """From config.json. Raises ArchitectureError where a number is missing or unusable."""
+
+    def size(key: str, default: object = None) -> int:
+        value = config.get(key)
+        value = default if value is None else value
+        if type(value) is not int or not 0 < value < 1 << 31:
+            raise ArchitectureError(f"{key} is not usable", file="config.json", found=repr(value)[:80])
+        return value
+
+    n_head = size("num_attention_heads", config.get("n_head"))
+    groups: object = n_head
+    for hf_key, lit_key, _ in entry.keys:
+        if lit_key == "n_query_groups":
+            groups = config.get(hf_key)
+    if entry.naming is namings.FALCON:
+        groups = 1 if config.get("multi_query", True) else n_head
+    n_groups = n_head if groups is None else groups
+    if type(n_groups) is not int or n_groups < 1 or n_head % n_groups:
+        raise ArchitectureError("key/value heads are not usable", file="config.json", found=repr(n_groups)[:80])
+    default = next((default for _, lit_key, default in entry.keys if lit_key == "head_size"), None)
+    return Heads(n_head, n_groups, size("head_dim", default or size("hidden_size") // n_head), "config.json")
+
+
+def _model_tensors(checkpoint: Checkpoint, has_lora: bool) -> dict[str, LazyTensor]:
+    """Those of a model. Raises AdapterError or ArchitectureError where it holds something else."""
+    path, tensors = checkpoint.path, lit_names(checkpoint.tensors)
+    adapter = next((name for name in tensors if _ADAPTER.fullmatch(name)), None)
+    if adapter is not None:
+        raise AdapterError(
+            "belongs to LLaMA-Adapter fine-tuning, whose gates no other format can express",
+            file=path,
+            tensor=adapter,
+            fix="fine-tune with LoRA, or fully",
+        )
+    plain = {name: tensor for name, tensor in tensors.items() if not _LORA.fullmatch(name)}
+    if not plain:
+        raise AdapterError("is a LoRA without its base", file=path, fix="give the base as the source, this with --lora")
+    if os.path.basename(path) == _MERGED_NAME and has_lora:
+        raise AdapterError("holds a LoRA that is merged already", file=path, fix="leave --lora out, or give the base")
+    if len(plain) != len(tensors) and not has_lora and os.path.basename(path) != _MERGED_NAME:
+        raise AdapterError("holds a LoRA that is not merged", file=path, fix="give the file with --lora as well")
+    return plain
+
+
+def _layout(path: str, tensors: Mapping[str, LazyTensor]) -> str:
+    found = {
+        layout
+        for layout, word in ((SPLIT, ".attn.qkv."), (INTERLEAVED, ".attn.attn."))
+        if any(word in name for name in tensors)
+    }
+    if len(found) != 1:
+        odd = next((name for name in tensors if "_a_proj" in name), None)
+        if odd is not None:
+            raise ArchitectureError("belongs to a model with latent attention: not supported", file=path, tensor=odd)
+        raise ArchitectureError("is no Lit-GPT model: it has no attn.qkv or attn.attn, or both", file=path)
+    return found.pop()
+
+
+def _sizes(path: str, tensors: Mapping[str, LazyTensor]) -> Sizes:
+    """All but the heads' size, from shapes."""
+
+    def shape(name: str) -> tuple[int, int]:
+        if name not in tensors:
+            raise ArchitectureError("is missing", file=path, tensor=name, fix="copy the checkpoint again")
+        found = tensors[name].shape
+        if len(found) != 2:
+            raise ArchitectureError("is no matrix", file=path, tensor=name, found=list(found))
+        return found[0], found[1]
+
+    split, interleaved = f"{_LAYER}0.attn.qkv.weight", f"{_LAYER}0.attn.attn.weight"
+    qkv = interleaved if interleaved in tensors else split
+    n_vocab, n_embd = shape("transformer.wte.weight")
+    n_q = shape(f"{_LAYER}0.attn.proj.weight")[1]
+    n_kv, odd = divmod(shape(qkv)[0] - n_q, 2)
+    if n_kv < 1 or odd:
+        raise ArchitectureError("its rows are no q, k and v", file=path, tensor=qkv, found=list(tensors[qkv].shape))
+    numbers = [int(match[1]) for name in tensors if (match := re.match(r"transformer\.h\.(\d+)\.", name))]
+    experts = [int(match[1]) for name in tensors if (match := re.search(r"\.mlp\.experts\.(\d+)\.", name))]
+    mlp = next((n for n in ("mlp.fc", "mlp.fc_1") if f"{_LAYER}0.{n}.weight" in tensors), None)
+    n_layer, n_expert = max(numbers) + 1, max(experts, default=-1) + 1
+    if max(n_layer, n_expert) > len(tensors):
+        raise ArchitectureError("layers or experts are missing", file=path, found=f"{len(tensors)} tensors")
+    return Sizes(
+        n_layer=n_layer,
+        n_vocab=n_vocab,
+        n_embd=n_embd,
+        n_q=n_q,
+        n_kv=n_kv,
+        n_ff=shape(f"{_LAYER}0.{mlp}.weight")[0] if mlp else 0,
+        n_expert=n_expert,
+        n_ff_expert=shape(f"{_LAYER}0.mlp.experts.0.fc_1.weight")[0] if n_expert else 0,
+    )
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json; of a model that sees as well, the part about language: Lit-GPT has no other."""
+    text = config.get("text_config")
+    if isinstance(text, dict) and "Gemma3ForConditionalGeneration" in (config.get("architectures") or ()):
+        return text | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
+    return config
+
+
+def _fitting(tensors: dict[str, LazyTensor]) -> list[Naming]:
+    """The families whose tables have these names; renames what one version of LitGPT named wrongly."""
+    found = {_template(name) for name in tensors}
+    fitting = [naming for naming in NAMINGS if _templates(naming) == found]
+    wrong = "post_attention_norm.weight"
+    if not fitting and {n.replace(wrong, "norm_2.weight") for n in found} == _templates(namings.LLAMA):
+        # LitGPT 0.4.6 and later take Gemma-2b for a Gemma 2.
+        for name in [name for name in tensors if name.endswith(wrong)]:
+            tensors[name.replace(wrong, "norm_2.weight")] = tensors.pop(name)
+        return [namings.LLAMA]
+    return fitting
+
+
+def _template(name: str) -> str:
+    return re.sub(r"\.experts\.\d+\.", ".experts.N.", re.sub(r"\.h\.\d+\.", ".h.N.", name)).replace(
+        ".attn.attn.", ".attn.qkv."
+    )
+
+
+def _templates(naming: Naming) -> set[str]:
+    return {
+        _template(f"{prefix}{name.format(expert=0)}.{parameter}")
+        for modules, prefix in ((naming.top, ""), (naming.per_layer, f"{_LAYER}0."))
+        for module in modules
+        for name in module.lit
+        for parameter in module.parameters
+    }
+
+
+def _recognized(path: str, sizes: Sizes, fitting: list[Naming]) -> LitConfig:
+    """The model that LitGPT knows of these sizes. Raises ArchitectureError where there is none, or several that differ
+    in more than their names."""
+    same = [config for config in known_configs() if _agrees(config, sizes) and _class_of(config, fitting) is not None]
+    if same and all(config.fields == same[0].fields for config in same):
+        return same[0]
+    raise ArchitectureError(
+        "its settings are not beside it",
+        file=path,
+        found=f"the sizes of {', '.join(config.name for config in same[:6])}" if same else None,
+        expected=", ".join(("config.json", *CONFIG_NAMES)),
+        fix="give --model-name, or copy one of these files there",
+    )
+
+
+def _agrees(config: LitConfig, sizes: Sizes) -> bool:
+    n_q, n_kv = config.n_head * config.head_size, config.n_query_groups * config.head_size
+    n_vocab = config.get("padded_vocab_size")
+    if n_vocab is None:
+        step = config.size("padding_multiple")
+        n_vocab = -(-config.size("vocab_size") // step) * step
+    is_moe = config.get("mlp_class_name") == "LLaMAMoE"
+    n_ff = config.get("moe_intermediate_size") if is_moe else None
+    return (config.size("n_layer"), config.size("n_embd"), n_q, n_kv, n_ff or config.n_ff, n_vocab) == (
+        sizes.n_layer,
+        sizes.n_embd,
+        sizes.n_q,
+        sizes.n_kv,
+        sizes.n_ff or sizes.n_ff_expert,
+        sizes.n_vocab,
+    )
+
+
+def _class_of(lit: LitConfig, fitting: list[Naming]) -> ModelClass | None:
+    """The class of a model with Lit-GPT's settings, among the families whose names it has."""
+    name = lit.name.lower()
+    for naming in fitting:
+        if (naming is namings.PHI3) != name.startswith(("phi-3", "phi-4")) and namings.PHI3 in fitting:
+            continue
+        for entry in classes_of_naming(naming):
+            if entry.matches(lit):
+                return entry
+    return None
+
+
+def _model_class(
+    path: str, tensors: Mapping[str, LazyTensor], config: dict[str, Any], lit: LitConfig | None, fitting: list[Naming]
+) -> ModelClass:
+    entry = class_of_config(config) if config else None
+    if config and entry is None:
+        found = config.get("architectures") or config.get("model_type")
+        raise ArchitectureError(
+            "Lit-GPT has no models of this architecture",
+            file=os.path.join(os.path.dirname(path), "config.json"),
+            found=found,
+        )
+    if entry is None and lit is not None:
+        entry = _class_of(lit, fitting)
+    if entry is None or entry.naming not in fitting:
+        _refuse_names(path, tensors, entry, lit)
+    return entry
+
+
+def _refuse_names(
+    path: str, tensors: Mapping[str, LazyTensor], entry: ModelClass | None, lit: LitConfig | None
+) -> NoReturn:
+    """The first tensor that the nearest family lacks or has not got."""
+    found = {_template(name) for name in tensors}
+    nearest = entry.naming if entry is not None else min(NAMINGS, key=lambda naming: len(_templates(naming) ^ found))
+    whose = f"the {nearest.name} family" if lit is None or not lit.name else f"{lit.name}, of the {nearest.name} family"
+    surplus = [name for name in tensors if _template(name) not in _templates(nearest)]
+    if surplus:
+        raise ArchitectureError(f"is not a tensor of {whose}", file=path, tensor=surplus[0])
+    missing = min(_templates(nearest) - found, default="")
+    raise ArchitectureError(f"is missing: {whose} has it", file=path, tensor=missing.replace(".N.", ".0."))
+
+
+def _heads(entry: ModelClass, config: dict[str, Any], lit: LitConfig | None) -> Heads:
+    if config:
+        return heads_of_config(entry, config)
+    assert lit is not None
+    return Heads(lit.n_head, lit.n_query_groups, lit.head_size, lit.file)
+
+
+def _check_heads(path: str, sizes: Sizes, heads: Heads, lit: LitConfig | None) -> None:
+    stated = [heads]
+    if lit is not None and lit.file != heads.file:
+        stated.append(Heads(lit.n_head, lit.n_query_groups, lit.head_size, lit.file))
+    for said in stated:
+        if (said.n_head * said.head_size, said.n_groups * said.head_size) != (sizes.n_q, sizes.n_kv):
+            raise ArchitectureError(
+                f"is not the model of {said.file}",
+                file=path,
+                found=f"{sizes.n_q} rows of q, {sizes.n_kv} of k",
+                expected=f"{said.n_head} heads, {said.n_groups} groups of {said.head_size}",
+            )
+    if lit is not None and (lit.size("n_layer"), lit.size("n_embd")) != (sizes.n_layer, sizes.n_embd):
+        raise ArchitectureError(
+            f"is not the model of {lit.file}",
+            file=path,
+            found=f"{sizes.n_layer} layers of {sizes.n_embd}",
+            expected=f"{lit.size('n_layer')} layers of {lit.size('n_embd')}",
+        )
+
+
+def _with_head_size(sizes: Sizes, heads: Heads, tensors: Mapping[str, LazyTensor]) -> Sizes:
+    norms = {}
+    for part, whole in (("q", sizes.n_q), ("k", sizes.n_kv)):
+        norm = tensors.get(f"{_LAYER}0.attn.norm_{part}.weight")
+        # Over all heads in OLMo 2, over each in Gemma 3 and Qwen3.
+        norms[part] = whole if norm is not None and norm.shape == (whole,) else heads.head_size
+    return replace(sizes, head_size=heads.head_size, n_norm_q=norms["q"], n_norm_k=norms["k"])
+
+
+def _renamed(
+    checkpoint: Checkpoint,
+    entry: ModelClass,
+    sizes: Sizes,
+    layout: str,
+    stored: Mapping[str, LazyTensor],
+    config: dict[str, Any],
+) -> NamedModel:
+    tensors: dict[str, LazyTensor] = {}
+    source_names: dict[str, str] = {}
+    known: set[str] = set()
+    for shared in shared_rows(entry.naming, sizes, layout):
+        parts = []
+        for name, shape, _ in shared.lit_spans():
+            tensor = stored.get(name)
+            if tensor is None:
+                raise ArchitectureError(
+                    "is missing", file=checkpoint.path, tensor=name, fix="copy the checkpoint again"
+                )
+            if tensor.shape != shape:
+                raise ArchitectureError(
+                    "has another shape than the rest of the model says",
+                    file=checkpoint.path,
+                    tensor=name,
+                    found=list(tensor.shape),
+                    expected=list(shape),
+                )
+            parts.append(tensor)
+            known.add(name)
+        joined = parts[0] if len(parts) == 1 else LazyTensor.joined(shared.hf[0], parts, axis=0)
+        if shared.rows is not None:
+            joined = joined.with_rows(shared.rows)
+        for name, shape, begin in shared.hf_spans():
+            tensors[name] = joined.row_range(begin, begin + shape[0]).renamed(name)
+            source_names[name] = " + ".join(shared.lit)
+    for name in stored:
+        if name not in known:
+            raise ArchitectureError("is not a tensor of this model", file=checkpoint.path, tensor=name)
+    embedding, head = head_names(entry.naming)
+    tied: dict[str, str] = {}
+    if is_tied(entry, config):
+        if _same(tensors[embedding], tensors[head]):
+            del tensors[head]
+            tied[head] = embedding
+        else:  # fine-tuning moves the head of a tied model away from its embedding
+            config = config | {"tie_word_embeddings": False}
+    elif "tie_word_embeddings" not in config:
+        config = config | {"tie_word_embeddings": False}
+    return NamedModel(
+        tensors=tensors,
+        directory=checkpoint.directory,
+        config=config,
+        source_names=source_names,
+        tied=tied,
+        per_token=(embedding, head),
+    )
+
+
+def _same(first: LazyTensor, second: LazyTensor) -> bool:
+    a, b = first.pieces[0], second.pieces[0]
+    return (a.storage is b.storage and a.offset == b.offset and a.type == b.type) or same_content(first, second)
