@@ -37,12 +37,15 @@ std::shared_ptr<Storage> storage_of(const py::object& object) {
   return Storage::in_memory(data, array.nbytes(), keep_alive(array));
 }
 
-Source make_source(int64_t n_rows, int64_t n_cols, std::vector<Piece> pieces,
-                   const std::optional<py::array_t<int64_t, py::array::c_style>>& rows) {
+Source make_source(int64_t n_rows, int64_t n_cols, std::vector<Piece> pieces, const std::optional<py::buffer>& rows) {
   Source source{n_rows, n_cols, std::move(pieces), {}};
   if (rows) {
-    if (rows->ndim() != 1) throw std::invalid_argument("rows is not one-dimensional");
-    source.rows.assign(rows->data(), rows->data() + rows->size());
+    const py::buffer_info info = rows->request();
+    if (info.ndim != 1) throw std::invalid_argument("rows is not one-dimensional");
+    if (!info.item_type_is_equivalent_to<int64_t>() || (info.size > 1 && info.strides[0] != sizeof(int64_t)))
+      throw std::invalid_argument("rows is not contiguous int64");
+    const auto* first = static_cast<const int64_t*>(info.ptr);
+    source.rows.assign(first, first + info.size);
   }
   validate(source);
   return source;
@@ -129,15 +132,16 @@ void register_engine(py::module_& m) {
   register_structs(m);
   register_errors(m);
   m.def("read_rows", &read_rows, py::arg("source"), py::arg("start"), py::arg("stop"));
+  m.def("reserve", &reserve, py::arg("descriptor"), py::arg("size"), py::call_guard<py::gil_scoped_release>());
   py::class_<Run>(m, "Run")
       .def(py::init([](std::vector<Job> jobs, const std::vector<int>& files, int threads, const std::string& nonfinite,
-                       int64_t tile_bytes, const std::string& isa) {
-             RunOptions options{threads, policy_by_name(nonfinite), tile_bytes,
+                       int64_t tile_bytes, const std::string& isa, bool direct) {
+             RunOptions options{threads, policy_by_name(nonfinite), tile_bytes, direct,
                                 isa.empty() ? &kernels() : &kernels(isa)};
              return std::make_unique<Run>(std::move(jobs), files, options);
            }),
            py::arg("jobs"), py::arg("files"), py::arg("threads"), py::arg("nonfinite") = "error",
-           py::arg("tile_bytes") = 0, py::arg("isa") = "")
+           py::arg("tile_bytes") = 0, py::arg("isa") = "", py::arg("direct") = true)
       .def("wait", &Run::wait, py::arg("seconds"), py::call_guard<py::gil_scoped_release>())
       .def("cancel", &Run::cancel, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("bytes_done", &Run::bytes_done)

@@ -144,9 +144,10 @@ void register_kernels(py::module_& m) {
     return names;
   });
   m.def("isa", [] { return std::string(kernels().name); });
-  m.def("heeds_importance",
-        [](const std::string& type) { return kernels().of(require_type(type)).encode_weighted != nullptr; },
-        py::arg("type"));
+  m.def(
+      "heeds_importance",
+      [](const std::string& type) { return kernels().of(require_type(type)).encode_weighted != nullptr; },
+      py::arg("type"));
   m.def("quantize", &quantize, py::arg("x").noconvert(), py::arg("type"), py::arg("threads") = 1, py::arg("isa") = "",
         py::arg("importance").noconvert() = py::none());
   m.def("dequantize", &dequantize, py::arg("blocks").noconvert(), py::arg("type"), py::arg("threads") = 1,

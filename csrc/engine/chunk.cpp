@@ -5,7 +5,7 @@
 namespace fastconv {
 namespace {
 
-// Stored bytes that a thread takes on at a time, pages entered and given back together.
+// Stored bytes that a thread takes on at a time, their pages given back together.
 constexpr int64_t kWindowBytes = 4 << 20;
 // A tile of a transposed tensor touches all its pages, so there should be few such tiles.
 constexpr int64_t kColumnarTileBytes = 4 << 20;

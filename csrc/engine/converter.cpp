@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 
 namespace fastconv {
 namespace {
 
-// Output bytes gathered before a write. Long writes let the page cache use large folios.
-constexpr int64_t kWriteBytes = 1 << 20;
 // Elements encoded at a time, a multiple of every block. Between two such steps as much of the next tile is prefetched:
 // few enough lines to be fetched meanwhile.
 constexpr int64_t kEncodeElements = 1024;
@@ -21,13 +20,11 @@ int64_t linear(const PreparedJob& job, int64_t row, int64_t col) { return row * 
 }  // namespace
 
 void Converter::convert(PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled) {
-  if (job.job.outputs.size() == 1 && job.copies[0] && copy_through(job, chunk, cancelled)) return;
   const size_t n_outputs = job.job.outputs.size();
-  if (pending_.size() < n_outputs) pending_.resize(n_outputs);
+  while (pending_.size() < n_outputs) pending_.push_back(writer_.take());
   for (size_t i = 0; i < n_outputs; ++i) {
-    pending_[i].size = 0;
-    pending_[i].offset =
-        job.job.outputs[i].offset + row_bytes(job.job.outputs[i].type, linear(job, chunk.r0, chunk.c0));
+    const Output& output = job.job.outputs[i];
+    pending_[i]->begin(output.file, output.offset + row_bytes(output.type, linear(job, chunk.r0, chunk.c0)));
   }
   bool decodes = policy_ != NonFinite::keep;
   for (size_t i = 0; i < n_outputs; ++i) decodes = decodes || !(job.copies[i] || job.repacks[i] != nullptr);
@@ -45,27 +42,7 @@ void Converter::convert(PreparedJob& job, const Tile& chunk, const std::atomic<b
     return true;
   });
   if (cancelled.load(std::memory_order_relaxed)) return;
-  for (size_t i = 0; i < n_outputs; ++i) flush(job, i);
-}
-
-// The chunk straight from its mapping to the file. False if it does not lie there as it is to be written.
-bool Converter::copy_through(const PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled) {
-  const std::byte* stored = job.source.contiguous(chunk.r0, chunk.r1, chunk.c0, chunk.c1);
-  if (stored == nullptr) return false;
-  bool fits = true;
-  if (policy_ != NonFinite::keep && job.decodes)
-    for_each_tile(chunk, job.division.tile, [&](const Tile& tile) {
-      if (cancelled.load(std::memory_order_relaxed)) return false;
-      fits = read(job, tile);
-      if (!fits && policy_ == NonFinite::error) report(job, tile);
-      return fits;
-    });
-  if (!fits) return false;
-  if (cancelled.load(std::memory_order_relaxed)) return true;
-  const Output& output = job.job.outputs[0];
-  files_[output.file].write(stored, row_bytes(output.type, chunk.elements()),
-                            output.offset + row_bytes(output.type, linear(job, chunk.r0, chunk.c0)));
-  return true;
+  for (size_t i = 0; i < n_outputs; ++i) writer_.put(std::exchange(pending_[i], writer_.take()));
 }
 
 // Decodes and merges the tile into rows_. True if every element fits the outputs, or need not.
@@ -103,14 +80,14 @@ void Converter::encode(PreparedJob& job, const Tile& tile, size_t output, bool f
   const TypeKernels& kernels = kernels_.of(type);
   const int64_t n = tile.elements();
   if (job.copies[output] || job.repacks[output] != nullptr) {
-    std::byte* dst = pending_[output].append(row_bytes(type, n));
+    std::byte* dst = pending_[output]->append(row_bytes(type, n));
     if (job.copies[output])
       job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
     else
       repack(job, tile, output, dst);
     if (!fits && kernels.encode == nullptr) report(job, tile);
     if (!fits) copy_clamped(tile, type, dst);
-    if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
+    flush_if_full(output);
     return;
   }
   const float* src = rows_.data();
@@ -123,8 +100,8 @@ void Converter::encode(PreparedJob& job, const Tile& tile, size_t output, bool f
   for (int64_t i = 0; i < n; i += kEncodeElements) {
     const int64_t slice = std::min(kEncodeElements, n - i);
     prefetcher_.advance(slice * job.element_bytes);
-    kernels.encode(src + i, pending_[output].append(row_bytes(type, slice)), slice);
-    if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
+    kernels.encode(src + i, pending_[output]->append(row_bytes(type, slice)), slice);
+    flush_if_full(output);
   }
 }
 
@@ -137,9 +114,9 @@ void Converter::encode_weighted(const PreparedJob& job, const Tile& tile, const 
     const float* importance = job.importance->read(row, importance_);
     prefetcher_.advance(n_rows * n_cols * job.element_bytes);
     kernels_.of(type).encode_weighted(src + (row - tile.r0) * n_cols,
-                                      pending_[output].append(row_bytes(type, n_rows * n_cols)), n_rows, n_cols,
+                                      pending_[output]->append(row_bytes(type, n_rows * n_cols)), n_rows, n_cols,
                                       importance);
-    if (static_cast<int64_t>(pending_[output].size) >= kWriteBytes) flush(job, output);
+    flush_if_full(output);
     row += n_rows;
   }
 }
@@ -177,19 +154,11 @@ void Converter::prefetch_after(const PreparedJob& job, const Tile& chunk, const 
   prefetcher_.aim(ranges_);
 }
 
-std::byte* Converter::Pending::append(int64_t n) {
-  const size_t begin = size;
-  size += static_cast<size_t>(n);
-  if (bytes.size() < size) bytes.resize(size);
-  return bytes.data() + begin;
-}
-
-void Converter::flush(const PreparedJob& job, size_t output) {
-  Pending& pending = pending_[output];
-  const auto n = static_cast<int64_t>(pending.size);
-  files_[job.job.outputs[output].file].write(pending.bytes.data(), n, pending.offset);
-  pending.offset += n;
-  pending.size = 0;
+void Converter::flush_if_full(size_t output) {
+  if (pending_[output]->size() < writer_.full()) return;
+  std::unique_ptr<WriteBuffer> next = writer_.take();
+  pending_[output]->carry_to(*next);
+  writer_.put(std::exchange(pending_[output], std::move(next)));
 }
 
 }  // namespace fastconv

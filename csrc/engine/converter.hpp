@@ -6,11 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <vector>
 
 #include "engine/prefetcher.hpp"
 #include "engine/prepared_job.hpp"
-#include "io/output_file.hpp"
+#include "engine/writer.hpp"
 
 namespace fastconv {
 
@@ -28,22 +29,13 @@ struct NonFiniteValue : std::exception {
 
 class Converter {
  public:
-  Converter(const std::vector<OutputFile>& files, NonFinite policy, const KernelTable& kernels)
-      : files_(files), policy_(policy), kernels_(kernels) {}
+  Converter(Writer& writer, NonFinite policy, const KernelTable& kernels)
+      : writer_(writer), policy_(policy), kernels_(kernels) {}
 
   // Stops between two tiles once `cancelled`. Throws NonFiniteValue, std::system_error.
   void convert(PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled);
 
  private:
-  // Encoded bytes on their way to one output.
-  struct Pending {
-    std::vector<std::byte> bytes;  // only grows; the first `size` count
-    size_t size = 0;
-    int64_t offset = 0;
-    std::byte* append(int64_t n);
-  };
-
-  bool copy_through(const PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled);
   bool read(const PreparedJob& job, const Tile& tile);
   bool holds(const float* x, int64_t n, double max_abs) const;
   [[noreturn]] void report(const PreparedJob& job, const Tile& tile) const;
@@ -53,14 +45,14 @@ class Converter {
   void copy_clamped(const Tile& tile, Type type, std::byte* dst);
   void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
   void prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile);
-  void flush(const PreparedJob& job, size_t output);
+  void flush_if_full(size_t output);
 
-  const std::vector<OutputFile>& files_;
+  Writer& writer_;
   const NonFinite policy_;
   const KernelTable& kernels_;
   std::vector<float> rows_, clamped_;
   std::vector<std::byte> stored_;
-  std::vector<Pending> pending_;
+  std::vector<std::unique_ptr<WriteBuffer>> pending_;  // per output
   Merger::Scratch scratch_;
   ImportanceReader::Row importance_;
   Prefetcher prefetcher_;

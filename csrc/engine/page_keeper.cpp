@@ -24,10 +24,8 @@ std::vector<FileRange> PageKeeper::ranges(size_t chunk) const {
 
 void PageKeeper::begin(size_t chunk) {
   look_ahead(chunk);
-  const SourceReader& source = jobs_[chunks_[chunk].job]->source;
   for (const FileRange& range : ranges(chunk)) {
     if (!range.file->unchanged()) throw InputChanged(range.file->identity());
-    if (!source.columnar()) range.file->populate(range.begin, range.end);
   }
 }
 

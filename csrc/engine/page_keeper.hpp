@@ -1,5 +1,5 @@
-// Keeps the mapped input's pages at hand and no longer: reads ahead of the run when the cache is cold, enters a chunk's
-// pages together, gives them back when it is done. It must not know what is done with them.
+// Keeps the mapped input's pages at hand and no longer: reads ahead of the run when the cache is cold, gives a chunk's
+// pages back when it is done. It must not know what is done with them.
 #pragma once
 
 #include <cstddef>

@@ -36,7 +36,7 @@ Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOp
     : jobs_(std::move(jobs)), options_(options) {
   if (options.n_threads < 1) throw std::invalid_argument("a run needs at least one thread");
   if (options.tile_bytes < 0) throw std::invalid_argument("tile_bytes is negative");
-  for (int descriptor : descriptors) files_.emplace_back(descriptor);
+  for (int descriptor : descriptors) files_.emplace_back(descriptor, options.direct);
   for (size_t i = 0; i < jobs_.size(); ++i)
     prepared_.push_back(
         std::make_unique<PreparedJob>(jobs_[i], i, files_.size(), options.tile_bytes, *options.kernels));
@@ -48,6 +48,9 @@ Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOp
   pages_ = std::make_unique<PageKeeper>(prepared_, chunks_);
 
   const size_t n_threads = std::min<size_t>(options.n_threads, std::max<size_t>(chunks_.size(), 1));
+  size_t most_outputs = 1;
+  for (const Job& job : jobs_) most_outputs = std::max(most_outputs, job.outputs.size());
+  writer_ = std::make_unique<Writer>(files_, n_threads, most_outputs);
   try {
     for (size_t i = 0; i < n_threads; ++i) {
       {
@@ -66,7 +69,7 @@ Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOp
 Run::~Run() { cancel(); }
 
 void Run::work() {
-  Converter converter(files_, options_.nonfinite, *options_.kernels);
+  Converter converter(*writer_, options_.nonfinite, *options_.kernels);
   while (!stopped_.load(std::memory_order_relaxed)) {
     const size_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
     if (chunk >= chunks_.size()) break;
@@ -75,6 +78,12 @@ void Run::work() {
     } catch (...) {
       fail(chunk, std::current_exception());
     }
+  }
+  try {
+    // Whoever is last waits for all.
+    if (!stopped_) writer_->finish();
+  } catch (...) {
+    fail(chunks_.size(), std::current_exception());
   }
   const std::lock_guard lock(mutex_);
   if (--n_working_ == 0) ended_.notify_all();
@@ -129,6 +138,7 @@ void Run::cancel() {
   }
   for (std::thread& thread : threads_)
     if (thread.joinable()) thread.join();
+  if (writer_) writer_->abort();
 }
 
 std::vector<int64_t> Run::rounded_blocks() const {

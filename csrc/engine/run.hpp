@@ -13,6 +13,7 @@
 #include "engine/converter.hpp"
 #include "engine/job.hpp"
 #include "engine/page_keeper.hpp"
+#include "engine/writer.hpp"
 #include "io/output_file.hpp"
 
 namespace fastconv {
@@ -21,6 +22,7 @@ struct RunOptions {
   int n_threads = 1;
   NonFinite nonfinite = NonFinite::error;
   int64_t tile_bytes = 0;  // 0: the default
+  bool direct = true;      // write past the page cache where the file system can
   const KernelTable* kernels = nullptr;
 };
 
@@ -59,6 +61,7 @@ class Run {
   std::vector<std::unique_ptr<PreparedJob>> prepared_;
   std::vector<Chunk> chunks_;
   std::unique_ptr<PageKeeper> pages_;
+  std::unique_ptr<Writer> writer_;
 
   std::atomic<size_t> next_chunk_{0};
   std::atomic<int64_t> bytes_done_{0};

@@ -79,15 +79,6 @@ void MappedFile::read_ahead(int64_t begin, int64_t end) const {
 #endif
 }
 
-void MappedFile::populate(int64_t begin, int64_t end) const {
-#ifdef MADV_POPULATE_READ
-  const int64_t start = align_down(begin, sysconf(_SC_PAGESIZE));
-  madvise(data_ + start, static_cast<size_t>(end - start), MADV_POPULATE_READ);
-#else
-  (void)begin, (void)end;
-#endif
-}
-
 void MappedFile::release(int64_t begin, int64_t end) const {
 #ifdef __linux__
   const int64_t start = align_down(begin, kFaultAround);

@@ -39,8 +39,6 @@ class MappedFile {
   bool cached(int64_t offset) const;
   // Starts reading [begin, end) into the page cache.
   void read_ahead(int64_t begin, int64_t end) const;
-  // Enters the pages of [begin, end) into this process's page table at once instead of fault by fault.
-  void populate(int64_t begin, int64_t end) const;
   // Takes the pages of [begin, end), and those mapped along with them, out of this process's page table. They can be
   // touched again.
   void release(int64_t begin, int64_t end) const;

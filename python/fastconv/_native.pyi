@@ -1,5 +1,6 @@
 """The compiled core: kernels and the streaming engine. Types are named by strings; shapes are rows x columns."""
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,7 +58,9 @@ class Piece:
         """
 
 class Source:
-    def __init__(self, n_rows: int, n_cols: int, pieces: Sequence[Piece], rows: np.ndarray | None = None) -> None:
+    def __init__(
+        self, n_rows: int, n_cols: int, pieces: Sequence[Piece], rows: array[int] | np.ndarray | None = None
+    ) -> None:
         """Raises ValueError unless the pieces cover each stored row exactly once and rows names stored rows."""
 
 class Delta:
@@ -99,8 +102,12 @@ class Run:
         nonfinite: str = "error",
         tile_bytes: int = 0,
         isa: str = "",
+        direct: bool = True,
     ) -> None:
-        """files: descriptors open for writing. Starts at once. tile_bytes 0: the default."""
+        """files: descriptors open for writing. Starts at once. tile_bytes 0: the default.
+
+        direct: past the page cache, where the file system can.
+        """
 
     def wait(self, seconds: float) -> bool:
         """True once all is done; the GIL is released meanwhile.
@@ -126,6 +133,9 @@ class NonFiniteValue(Exception):
 
 class InputChanged(Exception):
     """args: (st_dev, st_ino) of an input file that is no longer what it was when it was mapped."""
+
+def reserve(descriptor: int, size: int) -> None:
+    """Gives an open file `size` bytes of room on its disk. Raises OSError."""
 
 def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) decoded to float32."""

@@ -19,7 +19,6 @@ from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
 from fastconv.layout.targets import Layout, layout_for
-from fastconv.layout.write_back import WriteBack
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
 from fastconv.plan.importance import PlannedTensor, importance_by_name
 from fastconv.plan.job import TensorJob, TensorOutput
@@ -141,8 +140,7 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         descriptors = [file.fileno() for file in files]
         threads = request.threads or engine.default_threads()
         try:
-            with WriteBack(descriptors):
-                run = engine.run(prepared.jobs, descriptors, threads, request.nonfinite, progress)
+            run = engine.run(prepared.jobs, descriptors, threads, request.nonfinite, progress)
         except OSError as error:
             raise write_error(", ".join(planned.path for planned in prepared.files), error) from None
         for file, planned in zip(files, prepared.files, strict=True):

@@ -128,9 +128,10 @@ def _stored_bytes(tensor: LazyTensor) -> int:
         per_row[extent] = per_row.get(extent, 0) + piece.n_cols // info.block_size * info.block_bytes
     if tensor.rows is None:
         return sum(n_rows * size for (_, n_rows), size in per_row.items())
+    if len(set(per_row)) == 1:
+        return len(tensor.rows) * sum(per_row.values())
     return sum(
-        int(((tensor.rows >= row) & (tensor.rows < row + n_rows)).sum()) * size
-        for (row, n_rows), size in per_row.items()
+        sum(first <= row < first + n_rows for row in tensor.rows) * size for (first, n_rows), size in per_row.items()
     )
 
 
@@ -139,7 +140,7 @@ def _non_finite(
 ) -> NonFiniteError:
     job = jobs[index]
     if job.source.rows is not None:
-        row = int(job.source.rows[row])  # the file's own row, as the name is the file's own
+        row = job.source.rows[row]  # the file's own row, as the name is the file's own
     storage = next(
         p.storage for p in job.source.pieces if p.row <= row < p.row + p.n_rows and p.col <= column < p.col + p.n_cols
     )

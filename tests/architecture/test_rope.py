@@ -10,8 +10,8 @@ from fastconv.architecture.rope import halves_from_interleaved, interleaved_from
 
 @pytest.mark.parametrize(("n_heads", "head_dim"), [(1, 2), (1, 8), (3, 4), (8, 64), (5, 6)])
 def test_the_orders_undo_each_other(n_heads: int, head_dim: int) -> None:
-    there = interleaved_from_halves(n_heads, head_dim)
-    back = halves_from_interleaved(n_heads, head_dim)
+    there = np.asarray(interleaved_from_halves(n_heads, head_dim))
+    back = np.asarray(halves_from_interleaved(n_heads, head_dim))
     assert np.array_equal(there[back], np.arange(n_heads * head_dim))
     assert np.array_equal(back[there], np.arange(n_heads * head_dim))
 

@@ -51,9 +51,10 @@ class Disk:
         threads: int = 2,
         nonfinite: str = "error",
         tile_bytes: int = 0,
+        direct: bool = True,
     ) -> list[bytes]:
         """What a native run writes into each output file."""
-        contents, _ = self.run_with_stats(jobs, n_files, threads, nonfinite, tile_bytes)
+        contents, _ = self.run_with_stats(jobs, n_files, threads, nonfinite, tile_bytes, direct)
         return contents
 
     def run_with_stats(
@@ -63,11 +64,14 @@ class Disk:
         threads: int = 2,
         nonfinite: str = "error",
         tile_bytes: int = 0,
+        direct: bool = True,
     ) -> tuple[list[bytes], list[_native.DeltaStats | None]]:
         paths = [self.path() for _ in range(n_files)]
         descriptors = [os.open(path, os.O_WRONLY | os.O_CREAT) for path in paths]
         try:
-            run = _native.Run([_native_job(job) for job in jobs], descriptors, threads, nonfinite, tile_bytes)
+            run = _native.Run(
+                [_native_job(job) for job in jobs], descriptors, threads, nonfinite, tile_bytes, direct=direct
+            )
             assert run.wait(60)
         finally:
             for descriptor in descriptors:

@@ -62,6 +62,21 @@ def test_same_bytes(disk: Disk, threads: int, tile_bytes: int) -> None:
     assert disk.run(jobs, n_files=2, threads=threads, tile_bytes=tile_bytes) == expected
 
 
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("offset", [0, 32, 4096, 5024])
+def test_tensors_of_many_writes(disk: Disk, direct: bool, offset: int) -> None:
+    """Pages that two writes share are whole, whether or not writes go past the page cache."""
+    arrays = [values((1025, 1024), "f32", 1), values((1, 1_300_001), "f32", 2), values((3, 700), "f32", 3)]
+    jobs, expected, at = [], bytearray(offset), offset
+    for array in arrays:
+        jobs.append(job(disk.put(array), "f32", offset=at))
+        expected += array.tobytes() + bytes(-array.nbytes % 32)
+        at = len(expected)
+    (written,) = disk.run(jobs, threads=3, direct=direct)
+    assert written == bytes(expected)[: len(written)]
+    assert len(expected) - len(written) < 32
+
+
 def test_progress_and_result(disk: Disk) -> None:
     jobs, expected = mixed_jobs(disk)
     paths = [disk.path(), disk.path()]

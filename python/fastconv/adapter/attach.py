@@ -22,7 +22,7 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
 from fastconv.errors import AdapterError, UsageError
 
-_F32_MAX = float(np.finfo(np.float32).max)
+_F32_MAX = float.fromhex("0x1.fffffep127")
 
 
 Model = TypeVar("Model", bound=NamedModel)

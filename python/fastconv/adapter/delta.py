@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-import numpy as np
 
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 
@@ -23,7 +22,7 @@ class LoraDelta:
     magnitude: LazyTensor | None = None
     adapter: str = ""
 
-    def with_rows(self, index: np.ndarray) -> LoraDelta:
+    def with_rows(self, index: Iterable[int]) -> LoraDelta:
         """The delta of the tensor whose row r is row index[r]."""
         magnitude = None if self.magnitude is None else self.magnitude.with_rows(index)
         return LoraDelta(self.b.with_rows(index), self.a, self.scale, magnitude, self.adapter)
@@ -36,7 +35,7 @@ class MergedTensor:
     base: LazyTensor
     deltas: tuple[LoraDelta, ...] = ()
 
-    def with_rows(self, index: np.ndarray) -> MergedTensor:
+    def with_rows(self, index: Iterable[int]) -> MergedTensor:
         base = self.base.with_rows(index)
         if self.deltas and len(base.shape) == 1:
             base = base.as_column()  # the factors of a bias's delta are rows x rank too

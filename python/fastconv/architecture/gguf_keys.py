@@ -70,11 +70,12 @@ def as_hf_config(values: Mapping[str, Any], tensors: Mapping[str, LazyTensor], p
 
 def gguf_names(spec: ArchitectureSpec, canonical: Iterable[str]) -> dict[str, str | None]:
     """Canonical name -> GGUF's, in the order given; None where there is none."""
-    import gguf
+    from gguf.constants import MODEL_ARCH_NAMES
+    from gguf.tensor_mapping import get_tensor_name_map
 
-    architectures = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
+    architectures = {name: architecture for architecture, name in MODEL_ARCH_NAMES.items()}
     # A map of all layers takes longer to build than anything else here; one layer has the names of all.
-    name_map = gguf.get_tensor_name_map(architectures[spec.name], 1)
+    name_map = get_tensor_name_map(architectures[spec.name], 1)
     names: dict[str, str | None] = {}
     for name in canonical:
         layer = re.search(r"\.(\d+)\.", name)

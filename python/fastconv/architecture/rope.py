@@ -7,21 +7,27 @@ Meta's order.
 
 from __future__ import annotations
 
-import numpy as np
+from array import array
+from typing import TYPE_CHECKING
 
 from fastconv.architecture.hparams import Hyperparameters
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def interleaved_from_halves(n_heads: int, head_dim: int) -> np.ndarray:
+
+def interleaved_from_halves(n_heads: int, head_dim: int) -> array[int]:
     """index with interleaved row r = halves row index[r]. Returns (n_heads * head_dim,) int64."""
-    halves = np.arange(n_heads * head_dim, dtype=np.int64).reshape(n_heads, 2, head_dim // 2)
-    return halves.swapaxes(1, 2).reshape(-1)
+    half = head_dim // 2
+    heads = range(0, n_heads * head_dim, head_dim)
+    return array("q", (head + i + j * half for head in heads for i in range(half) for j in range(2)))
 
 
-def halves_from_interleaved(n_heads: int, head_dim: int) -> np.ndarray:
+def halves_from_interleaved(n_heads: int, head_dim: int) -> array[int]:
     """index with halves row r = interleaved row index[r]; the inverse of `interleaved_from_halves`."""
-    interleaved = np.arange(n_heads * head_dim, dtype=np.int64).reshape(n_heads, head_dim // 2, 2)
-    return interleaved.swapaxes(1, 2).reshape(-1)
+    half = head_dim // 2
+    heads = range(0, n_heads * head_dim, head_dim)
+    return array("q", (head + 2 * i + j for head in heads for j in range(2) for i in range(half)))
 
 
 def rope_factors(hparams: Hyperparameters) -> np.ndarray | None:
@@ -38,6 +44,8 @@ def rope_factors(hparams: Hyperparameters) -> np.ndarray | None:
     low_factor = scaling.parameters.get("low_freq_factor", 1.0)
     high_factor = scaling.parameters.get("high_freq_factor", 4.0)
     n_ctx = scaling.parameters.get("original_max_position_embeddings", 8192)
+    import numpy as np
+
     f32 = np.float32
     exponents = np.arange(0, hparams.head_dim, 2, dtype=f32) / f32(hparams.head_dim)
     powers = np.power(np.float64(f32(hparams.rope_base)), exponents.astype(np.float64)).astype(f32)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.types import TYPES
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _CHUNK_BYTES = 1 << 20
 
@@ -23,6 +25,8 @@ def same_content(first: LazyTensor, second: LazyTensor) -> bool:
     if first.shape != second.shape:
         return False
     raw = first.dtype == second.dtype and _is_contiguous(first) and _is_contiguous(second)
+    import numpy as np
+
     pairs = zip(_chunks(first, raw), _chunks(second, raw), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
 
@@ -45,6 +49,8 @@ def _chunks(tensor: LazyTensor, raw: bool) -> Iterator[np.ndarray]:
         piece = tensor.pieces[0]
         assert isinstance(piece.storage, FileStorage)
         info = TYPES[tensor.dtype]
+        import numpy as np
+
         n_bytes = tensor.n_elements // info.block_size * info.block_bytes
         for start in range(0, n_bytes, _CHUNK_BYTES):
             chunk = piece.storage.read(piece.offset + start, min(_CHUNK_BYTES, n_bytes - start))

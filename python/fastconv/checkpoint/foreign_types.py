@@ -38,10 +38,10 @@ def ggml_type_name(ggml_type: int) -> str:
     """The name of a type id of today's ggml; `ggml_type_N` where the id is unknown."""
     name = _GGML_NAMES.get(ggml_type)
     if name is None:
-        import gguf
+        from gguf.constants import GGMLQuantizationType
 
         try:
-            name = gguf.GGMLQuantizationType(ggml_type).name.lower()
+            name = GGMLQuantizationType(ggml_type).name.lower()
         except ValueError:
             name = f"ggml_type_{ggml_type}"
     return name
@@ -57,10 +57,10 @@ def block_of(type_name: str) -> tuple[int, int] | None:
         return None if bits % 8 else (1, bits // 8)
     if type_name in _FOREIGN_BLOCKS:
         return _FOREIGN_BLOCKS[type_name]
-    import gguf
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    ggml_type = gguf.GGMLQuantizationType.__members__.get(type_name.upper())
-    return None if ggml_type is None else gguf.GGML_QUANT_SIZES.get(ggml_type)
+    ggml_type = GGMLQuantizationType.__members__.get(type_name.upper())
+    return None if ggml_type is None else GGML_QUANT_SIZES.get(ggml_type)
 
 
 def stored_bytes(type_name: str, n_elements: int) -> int | None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from fastconv.checkpoint.foreign_types import stored_bytes
 from fastconv.checkpoint.storage import FileStorage, Storage
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fastconv import _native
 
 
@@ -47,7 +48,8 @@ class LazyTensor:
 
     shape: logical shape, output dimension first as in NumPy. n_rows, n_cols: the same elements as a matrix; a 1-D
     tensor is one row, or one column once its elements have been rearranged. rows: row r is stored row rows[r]; None:
-    all stored rows in order. dtype: the type name of the pieces (of the first, should they differ).
+    all stored rows in order; an array of int64, for NumPy takes longer to import than most conversions to prepare.
+    dtype: the type name of the pieces (of the first, should they differ).
     """
 
     name: str
@@ -56,7 +58,7 @@ class LazyTensor:
     n_rows: int
     n_cols: int
     pieces: tuple[Piece, ...]
-    rows: np.ndarray | None = None
+    rows: array[int] | None = None
 
     @classmethod
     def stored(
@@ -91,12 +93,14 @@ class LazyTensor:
     def renamed(self, name: str) -> LazyTensor:
         return replace(self, name=name)
 
-    def with_rows(self, index: np.ndarray) -> LazyTensor:
+    def with_rows(self, index: Iterable[int]) -> LazyTensor:
         """Row r of the view is row index[r] of this tensor (for a 1-D tensor: element). index: (n,) integers."""
         matrix = self.as_column() if len(self.shape) == 1 else self
-        rows = np.asarray(index if matrix.rows is None else matrix.rows[index], dtype=np.int64)
+        rows = index if isinstance(index, array) else array("q", index)
+        if matrix.rows is not None:
+            rows = array("q", map(matrix.rows.__getitem__, rows))
         n_stored = max(piece.row + piece.n_rows for piece in matrix.pieces)
-        identity = len(rows) == n_stored and np.array_equal(rows, np.arange(n_stored))
+        identity = len(rows) == n_stored and rows == array("q", range(n_stored))
         shape = (len(rows), *self.shape[1:]) if len(self.shape) <= 2 else (len(rows), self.n_cols)
         view = replace(matrix, shape=shape, n_rows=len(rows), rows=None if identity else rows)
         return view._as_row() if identity and len(shape) == 1 else view
@@ -155,14 +159,16 @@ class LazyTensor:
         if any((p.n_rows, p.n_cols)[other] != (first.n_rows, first.n_cols)[other] for p in parts if p.shape[1:]):
             raise ValueError(f"{name}: parts of shapes {[p.shape for p in parts]} do not join along axis {axis}")
         pieces: list[Piece] = []
-        rows: list[np.ndarray] = []
+        rearranged = any(part.rows is not None for part in parts)
+        rows = array("q")
         at_row = at_col = 0
         for part in parts:
             if axis == 1 and part.rows is not None:
                 raise ValueError(f"{name}: a part with rearranged rows cannot be joined along columns")
             pieces += [replace(p, row=p.row + at_row, col=p.col + at_col) for p in part.pieces]
             n_stored = max(p.row + p.n_rows for p in part.pieces)
-            rows.append((np.arange(n_stored) if part.rows is None else part.rows) + at_row)
+            if rearranged:
+                rows.extend(at_row + row for row in (range(n_stored) if part.rows is None else part.rows))
             if axis == 0:
                 at_row += n_stored
             else:
@@ -170,7 +176,7 @@ class LazyTensor:
         if axis == 0:
             n_rows, n_cols = sum(p.n_rows for p in parts), parts[0].n_cols
             shape: tuple[int, ...] = (n_rows, *first.shape[1:])
-            index = None if all(p.rows is None for p in parts) else np.concatenate(rows)
+            index = rows if rearranged else None
         else:
             n_rows, n_cols = first.n_rows, at_col
             shape = (n_rows, n_cols)

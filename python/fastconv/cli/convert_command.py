@@ -115,12 +115,12 @@ def run(arguments: argparse.Namespace) -> int:
 
         return (dump.single if arguments.dump_single else dump.model)(request, as_json=arguments.json)
 
+    from fastconv.cli.lazy_packages import import_when_used
+
+    import_when_used()
     from fastconv.cli import report
     from fastconv.conversion import execute, prepare
-    from fastconv.layout.gguf_package import import_gguf_alone
 
-    if TARGETS[request.to][0] == "gguf" or request.source.endswith(".gguf"):
-        import_gguf_alone()
     prepared = prepare(request)
     if arguments.dry_run:
         print(report.plan_json(prepared) if arguments.json else report.plan_text(prepared))

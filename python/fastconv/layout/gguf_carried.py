@@ -45,10 +45,10 @@ def as_stored(checkpoint: Checkpoint) -> NamedModel:
 
 def kept_file_type(checkpoint: Checkpoint) -> FileType:
     """What --outtype auto means: every tensor keeps its type. The name is what the file says of itself."""
-    import gguf
+    from gguf.constants import LlamaFileType
 
     stated = checkpoint.metadata.get(_FILE_TYPE)
-    names = {int(gguf.LlamaFileType[file_type.gguf_name]): file_type.name for file_type in FILE_TYPES.values()}
+    names = {int(LlamaFileType[file_type.gguf_name]): file_type.name for file_type in FILE_TYPES.values()}
     return replace(KEPT, name=names.get(stated if isinstance(stated, int) else -1, KEPT.name))
 
 
@@ -144,25 +144,25 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
 
 def _key_values(checkpoint: Checkpoint, file_type: FileType, recipe: Recipe, request: ConvertRequest) -> KeyValues:
     """The file's own, in its order; what is set anew stands at the end."""
-    import gguf
+    from gguf.constants import GGML_QUANT_VERSION, Keys, LlamaFileType
 
     values = KeyValues(str(checkpoint.metadata.get(_ARCHITECTURE)), checkpoint.encoded)
     stated = checkpoint.metadata.get(_FILE_TYPE)
-    number = stated if file_type.keeps else gguf.LlamaFileType[file_type.gguf_name]
+    number = stated if file_type.keeps else LlamaFileType[file_type.gguf_name]
     for key in (_QUANTIZATION_VERSION, _FILE_TYPE, *_SPLIT):
         values.remove(key)
-    values.uint32(_QUANTIZATION_VERSION, gguf.GGML_QUANT_VERSION)
+    values.uint32(_QUANTIZATION_VERSION, GGML_QUANT_VERSION)
     values.uint32(_FILE_TYPE, number if isinstance(number, int) else None)
     for key, value in (
-        (gguf.Keys.Attention.LAYERNORM_RMS_EPS, request.rms_eps),
-        (gguf.Keys.Rope.FREQ_BASE, request.rope_base),
+        (Keys.Attention.LAYERNORM_RMS_EPS, request.rms_eps),
+        (Keys.Rope.FREQ_BASE, request.rope_base),
     ):
         if value is not None:
             values.remove(key)
             values.float32(key, value)
     if request.n_ctx is not None:
-        values.remove(gguf.Keys.LLM.CONTEXT_LENGTH)
-        values.uint32(gguf.Keys.LLM.CONTEXT_LENGTH, request.n_ctx)
+        values.remove(Keys.LLM.CONTEXT_LENGTH)
+        values.uint32(Keys.LLM.CONTEXT_LENGTH, request.n_ctx)
     if recipe.imatrix is not None:
         add_imatrix(values, recipe.imatrix)
     return values

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import yaml
-from gguf import GGUFValueType, Keys
+from gguf.constants import GGML_QUANT_VERSION, GGUFType, GGUFValueType, Keys, LlamaFileType, RopeScalingType
+from gguf.metadata import Metadata
+from gguf.utility import size_label
 
 from fastconv.architecture.hparams import Hyperparameters, RopeScaling
 from fastconv.architecture.spec import CanonicalModel
@@ -109,10 +110,10 @@ def key_values(
     """
     values = KeyValues(model.spec.name)
     values.string(Keys.General.ARCHITECTURE, model.spec.name)
-    values.string(Keys.General.TYPE, gguf.GGUFType.MODEL)
+    values.string(Keys.General.TYPE, GGUFType.MODEL)
     _add_authorship(values, model, n_params)
     _add_hyperparameters(values, model, file_type)
-    values.uint32(Keys.General.QUANTIZATION_VERSION, gguf.GGML_QUANT_VERSION)
+    values.uint32(Keys.General.QUANTIZATION_VERSION, GGML_QUANT_VERSION)
     try:
         _add_vocabulary(values, vocabulary)
     except UnicodeEncodeError as error:
@@ -139,15 +140,43 @@ def add_imatrix(values: KeyValues, imatrix: ImportanceMatrix) -> None:
         values.uint32("quantize.imatrix.chunks_count", imatrix.n_chunks)
 
 
+class _Authorship:
+    """Stands in for gguf's writer of files, whose module takes long to import, where gguf sets authorship.
+
+    add_<field>(value) sets the key General.<FIELD>, add_<list>_<field>(index, value) that of an entry.
+    """
+
+    _INT32 = ("sampling_top_k", "sampling_penalty_last_n", "sampling_mirostat")
+    _ARRAYS = ("tags", "languages")
+
+    def __init__(self, values: KeyValues) -> None:
+        self._values = values
+
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        field = method.removeprefix("add_")
+        key: str = getattr(Keys.General, field.upper())
+        if field in self._INT32:
+            value_type = GGUFValueType.INT32
+        elif field.startswith("sampling_") and field != "sampling_sequence":
+            value_type = GGUFValueType.FLOAT32
+        elif field.endswith("_count"):
+            value_type = GGUFValueType.UINT32
+        else:
+            value_type = GGUFValueType.ARRAY if field in self._ARRAYS else GGUFValueType.STRING
+        return lambda *entry_and_value: self._values.set(
+            key.format(id=entry_and_value[0]) if len(entry_and_value) > 1 else key, value_type, entry_and_value[-1]
+        )
+
+
 def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> None:
-    """Name, size, licence, sources and sampling advice, as gguf.Metadata finds them in the model's folder and name."""
+    """Name, size, licence, sources and sampling advice, as gguf finds them in the model's folder and name."""
     directory = Path(model.directory)
     if model.title is not None:
         directory /= model.title  # no folder: what stands beside the file need not belong to it
     generation = _generation_config(directory)
     card = directory / "README.md"
     try:
-        metadata = gguf.Metadata.load(None, directory, None, n_params)
+        metadata = Metadata.load(None, directory, None, n_params)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(
             "has a model card that is not YAML", file=card, found=str(error), fix="correct or remove the card"
@@ -157,13 +186,9 @@ def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> 
         metadata.sampling_penalty_repeat = generation.get("repetition_penalty")
     metadata.name = directory.name if metadata.name is None else metadata.name
     if metadata.size_label is None and n_params > 0:
-        metadata.size_label = gguf.size_label(n_params, n_params, 0, 0)
-    writer = gguf.GGUFWriter(path=None, arch=model.spec.name)
+        metadata.size_label = size_label(n_params, n_params, 0, 0)
     try:
-        metadata.set_gguf_meta_model(writer)
-        for key, found in writer.kv_data[0].items():
-            if key != Keys.General.ARCHITECTURE:
-                values.set(key, found.type, found.value)
+        metadata.set_gguf_meta_model(_Authorship(values))  # type: ignore[arg-type]
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             "or generation_config.json holds a value of the wrong type", file=card, found=str(error)
@@ -177,7 +202,7 @@ def _generation_config(directory: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except json.JSONDecodeError:
-        return {}  # as gguf.Metadata takes it: it only advises
+        return {}  # as gguf takes it: it only advises
     except (ValueError, RecursionError) as error:
         raise CheckpointError("is not valid JSON", file=path, found=str(error)) from None
     if not isinstance(found, dict):
@@ -199,7 +224,7 @@ def _add_hyperparameters(values: KeyValues, model: CanonicalModel, file_type: Fi
     values.float32(Keys.Attention.LAYERNORM_RMS_EPS, hparams.norm_eps)
     values.uint32(Keys.Attention.KEY_LENGTH, hparams.head_dim)
     values.uint32(Keys.Attention.VALUE_LENGTH, hparams.head_dim)
-    values.uint32(Keys.General.FILE_TYPE, gguf.LlamaFileType[file_type.gguf_name])
+    values.uint32(Keys.General.FILE_TYPE, LlamaFileType[file_type.gguf_name])
     values.uint32(Keys.LLM.VOCAB_SIZE, hparams.n_vocab)
     values.uint32(Keys.Rope.DIMENSION_COUNT, hparams.head_dim)
 
@@ -208,7 +233,7 @@ def _add_rope_scaling(values: KeyValues, hparams: Hyperparameters, scaling: Rope
     """llama3 scaling is not here: it is a tensor (architecture/rope.py)."""
     parameters = scaling.parameters
     if scaling.kind == "longrope":
-        values.string(Keys.Rope.SCALING_TYPE, gguf.RopeScalingType.LONGROPE.value)
+        values.string(Keys.Rope.SCALING_TYPE, RopeScalingType.LONGROPE.value)
     if scaling.kind not in ("linear", "yarn"):
         return
     values.string(Keys.Rope.SCALING_TYPE, scaling.kind)

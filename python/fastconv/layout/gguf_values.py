@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-import numpy as np
-from gguf import GGUFValueType
+from gguf.constants import GGUFValueType
 
 _SCALARS = {
     GGUFValueType.UINT8: "<B",
@@ -53,14 +52,21 @@ def encode_value(value_type: GGUFValueType, value: Any) -> bytes:
 
 def _array(values: Sequence[Any]) -> bytes:
     found = set(map(type, values))
+    try:
+        return _typed_array(found, values)
+    except (struct.error, OverflowError) as error:
+        raise ValueError(f"an array holds a value out of range ({error})") from None
+
+
+def _typed_array(found: set[type], values: Sequence[Any]) -> bytes:
     if found == {bytes} or found == {str}:
         return _array_head(GGUFValueType.STRING, values) + _strings(values)
     if found == {bool}:
         return _array_head(GGUFValueType.BOOL, values) + bytes(values)
     if found == {float}:
-        return _array_head(GGUFValueType.FLOAT32, values) + np.array(values, dtype="<f4").tobytes()
+        return _array_head(GGUFValueType.FLOAT32, values) + struct.pack(f"<{len(values)}f", *values)
     if bool not in found and all(issubclass(element, int) for element in found):
-        return _array_head(GGUFValueType.INT32, values) + np.array(values, dtype="<i4").tobytes()
+        return _array_head(GGUFValueType.INT32, values) + struct.pack(f"<{len(values)}i", *values)
     raise TypeError(f"an array cannot hold {', '.join(sorted(element.__name__ for element in found))}")
 
 
@@ -70,6 +76,5 @@ def _array_head(element_type: GGUFValueType, values: Sequence[Any]) -> bytes:
 
 def _strings(values: Sequence[str] | Sequence[bytes]) -> bytes:
     encoded = [value if isinstance(value, bytes) else value.encode() for value in values]
-    lengths = np.fromiter(map(len, encoded), dtype="<u8", count=len(encoded))
-    prefixes = lengths.view("V8").tolist()
+    prefixes = map(struct.Struct("<Q").pack, map(len, encoded))
     return b"".join(chain.from_iterable(zip(prefixes, encoded, strict=True)))

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 
+from fastconv import _native
 from fastconv.errors import OutputError
 from fastconv.layout.laid_out import Checksum, CopiedBytes
 
@@ -41,7 +42,7 @@ class OutputFile:
             self._temporary = None
             raise OutputError(f"cannot be written ({error.strerror})", file=path) from None
         try:
-            os.ftruncate(self._fd, size)
+            _native.reserve(self._fd, size)
         except OSError as error:
             self.discard()
             raise write_error(path, error) from None

@@ -1,0 +1,82 @@
+// Brings encoded bytes to the output files. Where those can be written past the page cache, threads of its own wait for
+// the disk while others compute. It must not know what the bytes mean.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "io/output_file.hpp"
+
+namespace fastconv {
+
+// Bytes that belong at one place of one file, so placed in memory that its pages are pages of the file.
+class WriteBuffer {
+ public:
+  explicit WriteBuffer(int64_t n_bytes);
+  ~WriteBuffer();
+  WriteBuffer(const WriteBuffer&) = delete;
+  WriteBuffer& operator=(const WriteBuffer&) = delete;
+
+  // Forgets what it holds.
+  void begin(int file, int64_t offset);
+  // Where the next n bytes go.
+  std::byte* append(int64_t n);
+  // Gives up the bytes of the last, unfinished page to `next`, which begins with them, unless they are all.
+  void carry_to(WriteBuffer& next);
+
+  int file() const { return file_; }
+  int64_t offset() const { return offset_; }
+  int64_t size() const { return size_; }
+  const std::byte* data() const;
+
+ private:
+  std::byte* memory_;
+  int64_t capacity_;
+  int file_ = 0;
+  int64_t offset_ = 0, size_ = 0;
+};
+
+class Writer {
+ public:
+  // files must outlive this. n_holders: threads that hold a buffer for each of n_outputs at a time. Throws
+  // std::system_error.
+  Writer(const std::vector<OutputFile>& files, size_t n_holders, size_t n_outputs);
+  ~Writer();
+
+  // From how many bytes on a buffer should be put.
+  int64_t full() const { return full_; }
+
+  // Waits for an empty buffer. Throws what stopped the writing.
+  std::unique_ptr<WriteBuffer> take();
+  // Writes it, now or later. Throws what stopped the writing.
+  void put(std::unique_ptr<WriteBuffer> buffer);
+  // Waits until all is written. Throws what stopped the writing.
+  void finish();
+  // What is not yet being written is not written any more; returns when nothing is.
+  void abort();
+
+ private:
+  void work();
+  void write(const WriteBuffer& buffer) const;
+
+  const std::vector<OutputFile>& files_;
+  int64_t full_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  size_t n_buffers_;  // that may still be made
+  size_t n_writing_ = 0;
+  bool ended_ = false;
+  std::exception_ptr error_;
+  std::vector<std::unique_ptr<WriteBuffer>> empty_;
+  std::deque<std::unique_ptr<WriteBuffer>> waiting_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace fastconv
