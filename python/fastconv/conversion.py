@@ -126,13 +126,16 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
     request = prepared.request
     with contextlib.ExitStack() as stack:
         names = dict.fromkeys(planned.folder for planned in prepared.files if planned.folder is not None)
-        folders = {name: stack.enter_context(OutputFolder(name)) for name in names}
+        folders = {name: stack.push(OutputFolder(name)) for name in names}
+        for folder in folders.values():
+            folder.open()
         files: list[OutputFile] = []
         for planned in prepared.files:
             laid_out, path = planned.laid_out, planned.path
             if planned.folder is not None:
                 path = folders[planned.folder].place(laid_out.name)
-            files.append(stack.enter_context(OutputFile(path, laid_out.size)))
+            files.append(stack.push(OutputFile(path, laid_out.size)))
+            files[-1].open()
             for offset, data in laid_out.chunks:
                 files[-1].write(data, offset)
             for copied in laid_out.copied:

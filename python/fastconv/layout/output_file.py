@@ -24,28 +24,32 @@ _COPY_BYTES = 1 << 20
 
 
 class OutputFile:
-    """A file of `size` bytes under construction. Use as a context manager: leaving without commit() discards it.
+    """A file of `size` bytes under construction; leaving its context without commit() discards it.
 
-    Raises OutputError if the folder is missing or not writable.
+    A signal may come between any two steps, so have the context left in every case before open().
     """
 
     def __init__(self, path: str, size: int) -> None:
         self.path = path
         self.size = size
-        folder, name = os.path.split(os.path.abspath(path))
+        folder, self._name = os.path.split(os.path.abspath(path))
         self._folder = folder
-        self._temporary: str | None = os.path.join(folder, f".{name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}")
+        self._temporary: str | None = None
+        self._fd = -1
+
+    def open(self) -> None:
+        """Make the temporary file and reserve its room. Raises OutputError if the folder is missing, full or closed."""
+        self._temporary = os.path.join(self._folder, f".{self._name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
             self._fd = os.open(self._temporary, flags, 0o666)
         except OSError as error:
             self._temporary = None
-            raise OutputError(f"cannot be written ({error.strerror})", file=path) from None
+            raise OutputError(f"cannot be written ({error.strerror})", file=self.path) from None
         try:
-            _native.reserve(self._fd, size)
+            _native.reserve(self._fd, self.size)
         except OSError as error:
-            self.discard()
-            raise write_error(path, error) from None
+            raise write_error(self.path, error) from None
 
     def fileno(self) -> int:
         return self._fd

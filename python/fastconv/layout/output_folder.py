@@ -14,19 +14,23 @@ from fastconv.layout.output_file import PARTIAL_SUFFIX, sync_folder, write_error
 
 
 class OutputFolder:
-    """Use as a context manager: leaving without commit() removes what it made. Raises OutputError if it cannot."""
+    """Leaving its context without commit() removes what open() made."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        self._parent, name = os.path.split(self.path)
+        self._parent, self._name = os.path.split(self.path)
         self._temporary: str | None = None
-        if not os.path.isdir(self.path):
-            temporary = os.path.join(self._parent, f".{name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}")
-            try:
-                os.mkdir(temporary)
-            except OSError as error:
-                raise write_error(path, error) from None
-            self._temporary = temporary
+
+    def open(self) -> None:
+        """Make the temporary folder, unless the folder exists. Raises OutputError if it cannot be made."""
+        if os.path.isdir(self.path):
+            return
+        self._temporary = os.path.join(self._parent, f".{self._name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}")
+        try:
+            os.mkdir(self._temporary)
+        except OSError as error:
+            self._temporary = None
+            raise write_error(self.path, error) from None
 
     def place(self, name: str) -> str:
         """Where a file of this name is written."""
