@@ -16,10 +16,12 @@ import numpy as np
 
 from fastconv.adapter.delta import AdapterSummary, LoraDelta, MergedTensor
 from fastconv.adapter.peft import LoraPair, PeftAdapter, WholeTensor, open_peft_adapter
-from fastconv.architecture.spec import NamedModel
+from fastconv.architecture.spec import CanonicalModel, NamedModel
+from fastconv.checkpoint import marks
 from fastconv.checkpoint.content import is_zero, same_content
 from fastconv.checkpoint.lazy_tensor import LazyTensor
-from fastconv.checkpoint.storage import ArrayStorage
+from fastconv.checkpoint.open import open_checkpoint
+from fastconv.checkpoint.storage import ArrayStorage, FileStorage
 from fastconv.errors import AdapterError, UsageError
 
 _F32_MAX = float.fromhex("0x1.fffffep127")
@@ -52,12 +54,27 @@ def attach_adapters(model: Model, adapters: Sequence[tuple[str | os.PathLike[str
     for path, factor in adapters:
         if not math.isfinite(factor):
             raise UsageError("the scale of an adapter is not finite", file=path, found=factor)
-        opened.append((open_peft_adapter(path), float(factor)))
+        opened.append((_open(os.fspath(path), model), float(factor)))
     merge = _Merge(model)
     summaries = tuple(merge.add(adapter, factor) for adapter, factor in opened)
     merge.finish()
     tied = {name: stand_in for name, stand_in in model.tied.items() if name not in merge.tensors}
     return AdaptedModel(model.with_vocabulary(merge.n_vocab(), tied), merge.tensors, summaries)
+
+
+def _open(path: str, model: NamedModel) -> PeftAdapter:
+    if not os.path.isfile(path):
+        return open_peft_adapter(path)
+    storage = FileStorage(path)
+    if storage.read(0, min(len(marks.GGUF), storage.size)) != marks.GGUF:
+        return open_peft_adapter(path)
+    if not isinstance(model, CanonicalModel):
+        raise AdapterError(
+            "is in GGUF, whose names need a known architecture", file=path, fix="give the adapter as PEFT saved it"
+        )
+    from fastconv.adapter.gguf_adapter import open_gguf_adapter
+
+    return open_gguf_adapter(open_checkpoint(path), model)
 
 
 class _Merge:
@@ -229,7 +246,7 @@ def _shape_error(adapter: PeftAdapter, tensor: LazyTensor, expected: tuple[int, 
     elif len(tensor.shape) > 2:
         fix = "updates of convolutions are not supported"
     return AdapterError(
-        "has another shape than the model and adapter_config.json say",
+        "has another shape than the model and the adapter's configuration say",
         file=adapter.file,
         tensor=tensor.name,
         found=list(tensor.shape),

@@ -59,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
         action="append",
         default=[],
         metavar="PATH[:SCALE]",
-        help="PEFT adapter to merge, repeatable; adapters add up",
+        help="adapter to merge, of PEFT or in GGUF, repeatable; adapters add up",
     )
     parser.add_argument("--concurrency", type=int, metavar="N", help="threads (default: the CPUs this process may use)")
     parser.add_argument("--vocab-dir", metavar="DIR", help="folder with the tokenizer, if not beside the model")
