@@ -11,6 +11,19 @@ namespace {
 
 constexpr int kSuperBlock = 256;
 
+// Lane b: of super-block b, each in the order of its elements.
+inline F32 sums_of_squares(const float* x, int n_supers) {
+  F32 sum = splat(0.0f);
+#pragma GCC unroll 1
+  for (int i = 0; i < kSuperBlock; i += kLanes) {
+    F32 m[kLanes];
+    for (int b = 0; b < kLanes; ++b) m[b] = load(x + (b < n_supers ? b : 0) * kSuperBlock + i);
+    transpose(m);
+    for (int k = 0; k < kLanes; ++k) sum = sum + one_nan(m[k]) * one_nan(m[k]);
+  }
+  return sum;
+}
+
 template <class T>
 struct AffineBlocks {
   using Block = typename T::Block;
@@ -201,19 +214,6 @@ struct AffineBlocks {
     const F32 of_super = load(lanes);
     load_columns([=](int s) { return importance[super_of(s)] + s % kSubs * kN; }, weight);
     for (int i = 0; i < kN; ++i) weight[i] = weight[i] * sqrt(of_super + v[i] * v[i]);
-  }
-
-  // Lane b: of super-block b, each in the order of its elements.
-  static F32 sums_of_squares(const float* x, int n_supers) {
-    F32 sum = splat(0.0f);
-#pragma GCC unroll 1
-    for (int i = 0; i < kSuperBlock; i += kLanes) {
-      F32 m[kLanes];
-      for (int b = 0; b < kLanes; ++b) m[b] = load(x + (b < n_supers ? b : 0) * kSuperBlock + i);
-      transpose(m);
-      for (int k = 0; k < kLanes; ++k) sum = sum + one_nan(m[k]) * one_nan(m[k]);
-    }
-    return sum;
   }
 
   static void decode(const void* src, float* y, int64_t n) {

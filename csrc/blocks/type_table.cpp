@@ -32,7 +32,7 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"q6_k", 14, 256, 210, 32 * kF16Max, true, false},
     {"q5_k", 13, 256, 176, kF16Max, true, false},
     {"q4_k", 12, 256, 144, kF16Max, true, false},
-    {"q3_k", 11, 256, 110, 0, false, false},
+    {"q3_k", 11, 256, 110, 8 * kF16Max, true, false},
     {"q2_k", 10, 256, 84, kF16Max, true, false},
     {"iq4_nl", 20, 32, 18, 17 * kF16Max, true, false},
     {"iq4_xs", 23, 256, 136, 32 * 17 * kF16Max, true, false},

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "blocks/q2_k.hpp"
+#include "blocks/q3_k.hpp"
 #include "blocks/q4_k.hpp"
 #include "blocks/q5_k.hpp"
 #include "isa/kernel_table.hpp"
@@ -20,6 +21,7 @@ constexpr TypeKernels kAffine{AffineBlocks<T>::decode, nullptr, AffineBlocks<T>:
 
 extern constexpr TypeKernels kQ5_K = kAffine<Q5_K>;
 extern constexpr TypeKernels kQ4_K = kAffine<Q4_K>;
+extern constexpr TypeKernels kQ3_K{Q3_K::decode, nullptr, Q3_K::encode, Q3_K::encode_weighted};
 extern constexpr TypeKernels kQ2_K = kAffine<Q2_K>;
 
 }  // namespace fastconv::FASTCONV_ISA_NAMESPACE

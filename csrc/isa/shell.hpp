@@ -22,7 +22,7 @@ namespace fastconv::FASTCONV_ISA_NAMESPACE {
 extern const KernelTable kTable;
 extern const TypeKernels kIQ2_XXS, kIQ2_XS, kIQ2_S, kIQ1_S, kIQ1_M;  // isa/<isa>/iq2.cpp
 extern const TypeKernels kIQ4_NL, kIQ4_XS;                           // isa/<isa>/iq4.cpp
-extern const TypeKernels kQ5_K, kQ4_K, kQ2_K;                        // isa/<isa>/k_quants.cpp
+extern const TypeKernels kQ5_K, kQ4_K, kQ3_K, kQ2_K;                 // isa/<isa>/k_quants.cpp
 extern const TypeKernels kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ6_K;          // isa/<isa>/weighted.cpp
 
 namespace {
@@ -89,6 +89,7 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::iq4_xs, kIQ4_XS);
   put(Type::q5_k, kQ5_K);
   put(Type::q4_k, kQ4_K);
+  put(Type::q3_k, kQ3_K);
   put(Type::q2_k, kQ2_K);
   put(Type::tq2_0, kBlocks<TQ2_0>);
   put(Type::tq1_0, kBlocks<TQ1_0>);

@@ -46,6 +46,7 @@ def test_random_blocks_against_the_oracle(type: str, isa: str) -> None:
         "q6_k",
         "q5_k",
         "q4_k",
+        "q3_k",
         "q2_k",
         "iq4_nl",
         "iq4_xs",

@@ -24,6 +24,7 @@ STORED_BY_GGML = [
     "q6_k",
     "q5_k",
     "q4_k",
+    "q3_k",
     "q2_k",
     "iq4_nl",
     "iq4_xs",

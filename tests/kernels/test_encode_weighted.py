@@ -15,7 +15,7 @@ from tests.kernels import ggml, rows
 from tests.kernels.test_encode import FLOATS, TYPES, assert_same_blocks
 from tests.oracle import blocks as oracle
 
-WEIGHTED = ["q6_k", "q5_k", "q4_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "iq4_xs"]
+WEIGHTED = ["q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "iq4_xs"]
 
 
 @functools.cache

@@ -33,8 +33,32 @@ def test_at_the_thresholds_of_their_tries(type: str, top: int, size: int, expone
     assert_same_blocks(_native.quantize(x, type, isa=isa), ggml.quantize(x, type), type)
 
 
+def refining_to_halves(rng: np.random.Generator, n_blocks: int) -> np.ndarray:
+    """Elements that the scale which fits all others takes to a half, give or take two units in the last place."""
+    first = -np.exp(rng.standard_normal((n_blocks * 16, 1)))
+    x = first * rng.uniform(-1, 1, (len(first), 16))
+    x[:, :1] = first
+    level = np.clip(np.rint(-4 * x / first), -4, 3)
+    for i in range(1, 16):
+        lx, l2 = x**3 * level, x**2 * level**2
+        scale = (lx.sum(axis=1) - lx[:, i]) / (l2.sum(axis=1) - l2[:, i])
+        half = scale * (rng.integers(-4, 3, len(x)) + 0.5)
+        moved = (np.abs(half) < np.abs(first[:, 0])) & (rng.random(len(x)) < 0.3)
+        x[:, i] = np.where(moved, half, x[:, i])
+        level[:, i] = np.clip(np.rint(-4 * x[:, i] / first[:, 0]), -4, 3)
+    x = x.astype(np.float32)
+    x = (x.view(np.int32) + rng.integers(-2, 3, x.shape, dtype=np.int32)).view(np.float32)
+    return rng.permuted(x, axis=1).reshape(n_blocks, 256)
+
+
+@pytest.mark.parametrize("exponent", [-48, -44, -40, -30, -20, 0, 20, 30, 38, 40, 42, 60, 62, 120])
+def test_q3_k_where_levels_are_refined_to_halves(exponent: int, isa: str) -> None:
+    x = refining_to_halves(np.random.default_rng(exponent + 100), 200) * np.float32(2.0**exponent)
+    assert_same_blocks(_native.quantize(x, "q3_k", isa=isa), ggml.quantize(x, "q3_k"), "q3_k")
+
+
 # Few distinct values, and values far from zero: sums of tries that are equal, determinants that are all rounding.
-@pytest.mark.parametrize("type", ["q4_k", "q5_k", "q2_k"])
+@pytest.mark.parametrize("type", ["q4_k", "q5_k", "q3_k", "q2_k"])
 @pytest.mark.parametrize("largest", [1, 2, 3, 5, 15, 16, 31, 62])
 def test_where_tries_are_nearly_equal(type: str, largest: int, isa: str) -> None:
     rng = np.random.default_rng(largest)

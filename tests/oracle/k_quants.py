@@ -229,7 +229,70 @@ def q2_k(x: Array, importance: Array | None = None, guarded: bool = True) -> Arr
     return np.hstack([fields, two_bits(q), field(d), field(dmin)])
 
 
-ENCODERS: dict[str, Callable[..., Array]] = {"q5_k": q5_k, "q4_k": q4_k, "q2_k": q2_k}
+def signed_fit(x: Array, w: Array, top: int) -> tuple[Array, Array]:
+    """Scale and levels from 0 to 2 top - 1, the best of 19 tries: make_qx_quants with rmse_type 1 and weights."""
+    largest = first_largest(x)
+    nothing = np.abs(largest) < TINY
+    scale = best = levels = None
+    for step in (0, *range(-9, 0), *range(1, 10)):
+        factor = -(F32(top) + F32(0.1) * F32(step)) / largest
+        q = np.clip(nearest(column(factor) * x), -top, top - 1)
+        sum_lx, sum_l2 = total(w * x * q.astype(F32)), total(w * q.astype(F32) * q.astype(F32))
+        ratio = np.where(sum_l2 != 0, sum_lx / sum_l2, F32(0))
+        if scale is None:
+            scale, best, levels = ratio, ratio * sum_lx, q
+            continue
+        better = (sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2)
+        scale, best = np.where(better, ratio, scale), np.where(better, ratio * sum_lx, best)
+        levels = np.where(column(better), q, levels)
+    return np.where(nothing, F32(0), scale), np.where(column(nothing), 0, levels + top)
+
+
+def refined_fit(x: Array) -> tuple[Array, Array]:
+    """Scale and levels from 0 to 7, refined one by one: make_q3_quants."""
+    largest = first_largest(x)
+    nothing = np.abs(largest) < TINY
+    w = x * x
+    q = np.clip(nearest(column(F32(-4) / largest) * x), -4, 3)
+    sum_lx, sum_l2 = total(w * x * q.astype(F32)), total(w * q.astype(F32) * q.astype(F32))
+    for _ in range(5):
+        for i in range(x.shape[-1]):
+            xi, wi, old = x[..., i], w[..., i], q[..., i].astype(F32)
+            slx, sl2 = sum_lx - wi * xi * old, sum_l2 - wi * old * old
+            new = np.clip(nearest(xi * sl2 / slx), -4, 3)
+            allowed = (slx > 0) & (new != q[..., i])
+            slx, sl2 = slx + wi * xi * new.astype(F32), sl2 + wi * new.astype(F32) * new.astype(F32)
+            better = allowed & (sl2 > 0) & (slx * slx * sum_l2 > sum_lx * sum_lx * sl2)
+            q[..., i] = np.where(better, new, q[..., i])
+            sum_lx, sum_l2 = np.where(better, slx, sum_lx), np.where(better, sl2, sum_l2)
+    scale = np.where(sum_l2 > 0, sum_lx / sum_l2, F32(0))
+    return np.where(nothing, F32(0), scale), np.where(column(nothing), 0, q + 4)
+
+
+def q3_k(x: Array, importance: Array | None = None, guarded: bool = True) -> Array:
+    sub = x.reshape(-1, 16, 16)
+    if importance is None:
+        scales, searched = refined_fit(sub)
+        largest = first_largest(scales)
+        factor = F32(-32) / largest
+        ls = np.clip((nearest(column(factor) * scales) & 0xFF).astype(np.uint8).view(np.int8), -32, 31).astype(int) + 32
+        ls = np.where(column(largest != 0), ls, 0)
+        d = np.where(largest != 0, F32(1) / factor, F32(0))
+    else:
+        w = root_weights(sub, importance.reshape(-1, 16, 16), F32(2) * total(x * x) / F32(256))
+        scales, searched = signed_fit(sub, w, 4)
+        d, ls = signed_fit(scales, total(w), 32)
+    step = column(f16(d).astype(F32)) * (ls - 32).astype(F32)
+    q = np.clip(nearest(sub / column(step)), -4, 3) + 4
+    q = np.where(column(step == 0), searched, q)
+    fields = np.hstack([ls[:, :8] & 15 | (ls[:, 8:] & 15) << 4, np.zeros((len(x), 4), np.int64)])
+    for j in range(16):
+        fields[:, 8 + j % 4] |= ls[:, j] >> 4 << 2 * (j // 4)
+    high = np.packbits((q >> 2).reshape(-1, 8, 32).astype(np.uint8), axis=1, bitorder="little").reshape(-1, 32)
+    return np.hstack([high, two_bits(q & 3), fields.astype(np.uint8), field(d)])
+
+
+ENCODERS: dict[str, Callable[..., Array]] = {"q5_k": q5_k, "q4_k": q4_k, "q3_k": q3_k, "q2_k": q2_k}
 
 
 def scale_of(block: Array, at: int) -> Array:
@@ -255,10 +318,20 @@ def decode_q2_k(block: Array) -> Array:
     return affine(block, 80, 82, fields & 15, fields >> 4, from_two_bits(block[:, 16:80]))
 
 
+def decode_q3_k(block: Array) -> Array:
+    high = np.unpackbits(block[:, :32].reshape(-1, 1, 32), axis=1, bitorder="little").reshape(-1, 256)
+    q = from_two_bits(block[:, 32:96]) + 4 * high.astype(np.int64) - 4
+    fields = block[:, 96:108].astype(np.int64)
+    low = np.hstack([fields[:, :8] & 15, fields[:, :8] >> 4])
+    scales = low + 16 * np.hstack([fields[:, 8:] >> 2 * i & 3 for i in range(4)]) - 32
+    return column(scale_of(block, 108) * scales.astype(F32)) * q.reshape(-1, 16, 16).astype(F32)
+
+
 # name -> (bytes of a super-block, its decoder)
 DECODERS: dict[str, tuple[int, Callable[[Array], Array]]] = {
     "q5_k": (176, lambda block: decode_wide(block, fifth=True)),
     "q4_k": (144, lambda block: decode_wide(block, fifth=False)),
+    "q3_k": (110, decode_q3_k),
     "q2_k": (84, decode_q2_k),
 }
 

@@ -1,0 +1,242 @@
+// Q3_K: 256 elements as sixteen sub-blocks of sixteen, x = d * (scale - 32) * (q - 4), levels of 3 bits, scales of 6.
+// Source: quantize_row_q3_K_ref, quantize_row_q3_K_impl and make_q3_quants in ggml-quants.c of llama.cpp b11434.
+#pragma once
+
+#include "blocks/affine_blocks.hpp"
+#include "blocks/refined_search.hpp"
+#include "blocks/signed_search.hpp"
+
+namespace fastconv::FASTCONV_ISA_NAMESPACE {
+namespace {
+
+struct Q3_K {
+  struct __attribute__((packed)) Block {
+    uint8_t hmask[32];   // third bits
+    uint8_t qs[64];      // low 2 bits
+    uint8_t scales[12];  // low 4 bits of scales j and j + 8, then the high 2 of j, j + 4, j + 8, j + 12
+    uint16_t d;          // f16
+  };
+  static_assert(sizeof(Block) == 110);
+
+  static constexpr int kSubs = 16;   // sub-blocks, and elements of each
+  static constexpr int kChunk = 16;  // super-blocks whose sub-blocks are sorted by what their search takes
+
+  FASTCONV_INLINE static void put_scales(const uint8_t* scales, Block& y) {
+    for (int j = 0; j < 8; ++j) y.scales[j] = static_cast<uint8_t>((scales[j] & 15) | scales[j + 8] << 4);
+    for (int j = 0; j < 4; ++j)
+      y.scales[8 + j] = static_cast<uint8_t>(scales[j] >> 4 | scales[j + 4] >> 4 << 2 | scales[j + 8] >> 4 << 4 |
+                                             scales[j + 12] >> 4 << 6);
+  }
+  // d * (scale - 32) of each sub-block.
+  FASTCONV_INLINE static F32 steps(const Block& y) {
+    uint8_t scales[kSubs];
+    for (int j = 0; j < kSubs; ++j) {
+      const int low = j < 8 ? y.scales[j] & 15 : y.scales[j - 8] >> 4, high = y.scales[8 + j % 4] >> (j / 4 * 2) & 3;
+      scales[j] = static_cast<uint8_t>(low | high << 4);
+    }
+    return splat(f16_to_f32(y.d)) * to_float(load_u8(scales) - splat(32));
+  }
+
+  FASTCONV_INLINE static I32 level(F32 scaled) {
+    return max(min(nearest_int(nan_to_zero(scaled)), splat(3)), splat(-4)) + splat(4);
+  }
+
+  // `searched(q)` puts the levels of the search, which sub-blocks with a step of zero keep.
+  template <class Searched>
+  FASTCONV_INLINE static void write_levels(const float* x, Searched searched, Block& y) {
+    alignas(64) float step[kSubs];
+    const F32 all = steps(y);
+    store(step, all);
+    const uint32_t kept = lane_bits(equal(all, splat(0.0f)));
+    uint8_t q[kSuperBlock];
+    for (int s = 0; s < kSubs; ++s) store_bytes(q + kSubs * s, level(load(x + kSubs * s) / splat(step[s])));
+    if (__builtin_expect(kept != 0, 0)) {
+      uint8_t found[kSuperBlock];
+      searched(found);
+      for (int s = 0; s < kSubs; ++s)
+        if ((kept >> s & 1) != 0) __builtin_memcpy(q + kSubs * s, found + kSubs * s, kSubs);
+    }
+    pack(q, y);
+  }
+
+  // Byte 32 h + j of qs holds the low bits of element j of each run of 32 of half h; bit r of byte j of hmask is the
+  // high bit of element j of run r.
+  FASTCONV_INLINE static void pack(const uint8_t* q, Block& y) {
+    for (int j = 0; j < 32; j += 16) {
+      I32 high = splat(0);
+      for (int h = 0; h < 2; ++h) {
+        const uint8_t* run = q + 128 * h + j;
+        const I32 q0 = load_u8(run), q1 = load_u8(run + 32), q2 = load_u8(run + 64), q3 = load_u8(run + 96);
+        const I32 low = splat(3);
+        store_bytes(y.qs + 32 * h + j,
+                    (q0 & low) | shift_left<2>(q1 & low) | shift_left<4>(q2 & low) | shift_left<6>(q3 & low));
+        const I32 bits = shift_right<2>(q0) | shift_left<1>(shift_right<2>(q1)) | shift_left<2>(shift_right<2>(q2)) |
+                         shift_left<3>(shift_right<2>(q3));
+        high = h == 0 ? bits : high | shift_left<4>(bits);
+      }
+      store_bytes(y.hmask + j, high);
+    }
+  }
+
+  static void write_block(const float* x, const float* scales, Block& y) {
+    const float most = first_largest(scales);
+    uint8_t fields[kSubs] = {};
+    float d = 0;
+    if (most != 0) {
+      const float inverse = -32.0f / most;
+      // As ggml's int8_t takes it: the low byte with its sign.
+      int8_t bytes[kSubs];
+      store_bytes(reinterpret_cast<uint8_t*>(bytes), nearest_int(nan_to_zero(splat(inverse) * load(scales))));
+      store_bytes(fields, max(min(load_i8(bytes), splat(31)), splat(-32)) + splat(32));
+      d = 1 / inverse;
+    }
+    put_d(d, y);
+    put_scales(fields, y);
+    write_levels(
+        x, [x](uint8_t* q) { RefinedSearch::levels(x, q); }, y);
+  }
+
+  FASTCONV_INLINE static void put_d(float d, Block& y) {
+    uint16_t halves[kLanes];
+    store_f16(halves, one_nan(splat(d)));
+    y.d = halves[0];
+  }
+
+  // The first of the largest magnitudes, NaN apart.
+  FASTCONV_INLINE static float first_largest(const float* scales) {
+    float first = 0, most = 0;
+    for (int s = 0; s < kSubs; ++s) {
+      const float magnitude = __builtin_fabsf(scales[s]);
+      first = magnitude > most ? scales[s] : first;
+      most = magnitude > most ? magnitude : most;
+    }
+    return first;
+  }
+
+  static void encode(const float* x, void* dst, int64_t n) {
+    Block* y = static_cast<Block*>(dst);
+    for (int64_t left = n / kSuperBlock; left > 0; left -= kChunk, x += kChunk * kSuperBlock, y += kChunk) {
+      const int n_supers = left < kChunk ? static_cast<int>(left) : kChunk;
+      alignas(64) float scales[kChunk * kSubs];
+      RefinedSearch::scales<kChunk * kSubs>(x, n_supers * kSubs, scales);
+      for (int b = 0; b < n_supers; ++b) write_block(x + b * kSuperBlock, scales + b * kSubs, y[b]);
+    }
+  }
+
+  // With importance: the best of 19 tries for each sub-block, and again for the scales of a super-block.
+  using Fit = SignedSearch<16, 4>;
+  using FitOfScales = SignedSearch<16, 32>;
+
+  static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
+    Block* y = static_cast<Block*>(dst);
+    const int64_t n_supers = n_rows * n_cols / kSuperBlock, per_row = n_cols / kSuperBlock;
+    for (int64_t first = 0; first < n_supers; first += kLanes) {
+      const int n = n_supers - first < kLanes ? static_cast<int>(n_supers - first) : kLanes;
+      const float* columns[kLanes];
+      for (int b = 0; b < n; ++b) columns[b] = importance + (first + b) % per_row * kSuperBlock;
+      write_weighted(x + first * kSuperBlock, columns, n, y + first);
+    }
+  }
+
+  struct Fits {
+    alignas(64) float inverse[kLanes][kSubs];
+    uint32_t zero[kLanes];
+  };
+
+  static void write_weighted(const float* x, const float* const* importance, int n, Block* y) {
+    const F32 sum = sums_of_squares(x, n);
+    alignas(64) float variance[kLanes];
+    store(variance, (sum + sum) / splat(static_cast<float>(kSuperBlock)));
+    // Row s: of sub-block s of each super-block; first as the search of a super-block leaves it.
+    alignas(64) F32 scale[kSubs], weight_sum[kSubs];
+    Fits fits;
+    for (int b = 0; b < kLanes; ++b) {
+      scale[b] = weight_sum[b] = splat(0.0f);
+      if (b < n) search_block(x + b * kSuperBlock, importance[b], splat(variance[b]), b, scale[b], weight_sum[b], fits);
+    }
+    transpose(scale);
+    transpose(weight_sum);
+    const auto found = FitOfScales::search(
+        scale, [&weight_sum](int s) __attribute__((always_inline)) { return weight_sum[s]; });
+    alignas(64) float d[kLanes];
+    store(d, select(any_infinite(scale), nothing_times(weight_sum), found.scale));
+    uint8_t fields[kSubs][kLanes];
+    for (int s = 0; s < kSubs; ++s) {
+      const I32 q = nearest_int(nan_to_zero(found.inverse * scale[s]));
+      store_bytes(fields[s], select(found.zero, splat(0), max(min(q, splat(31)), splat(-32)) + splat(32)));
+    }
+    for (int b = 0; b < n; ++b) {
+      uint8_t of_block[kSubs];
+      for (int s = 0; s < kSubs; ++s) of_block[s] = fields[s][b];
+      put_scales(of_block, y[b]);
+      put_d(d[b], y[b]);
+      const float* v = x + b * kSuperBlock;
+      write_levels(
+          v,
+          [&fits, v, b](uint8_t* q) {
+            for (int s = 0; s < kSubs; ++s) {
+              const I32 searched = level(splat(fits.inverse[b][s]) * load(v + kSubs * s));
+              store_bytes(q + kSubs * s, (fits.zero[b] >> s & 1) != 0 ? splat(0) : searched);
+            }
+          },
+          y[b]);
+    }
+  }
+
+  // Sums that overflow give an infinite scale: scaled by its inverse, 0, all levels are 0 and no try finds another.
+  FASTCONV_INLINE static Mask any_infinite(const F32* scale) {
+    F32 most = splat(0.0f);
+    for (int s = 0; s < kSubs; ++s) most = max(abs(scale[s]), most);
+    return equal(most, splat(__builtin_inff()));
+  }
+  // The scale that ggml then gives: 0, or NaN for an infinite weight.
+  FASTCONV_INLINE static F32 nothing_times(const F32* weight) {
+    F32 sum = splat(0.0f);
+    for (int s = 0; s < kSubs; ++s) sum = sum + weight[s] * splat(0.0f);
+    return sum;
+  }
+
+  static void search_block(const float* x, const float* importance, F32 variance, int b, F32& scale, F32& weight_sum,
+                           Fits& fits) {
+    F32 v[kSubs], weight[kSubs];
+    for (int s = 0; s < kSubs; ++s) {
+      v[s] = one_nan(load(x + kSubs * s));
+      weight[s] = load(importance + kSubs * s);
+    }
+    transpose(v);
+    transpose(weight);
+    weight_sum = splat(0.0f);
+    for (int i = 0; i < kSubs; ++i) {
+      weight[i] = weight[i] * sqrt(variance + v[i] * v[i]);
+      weight_sum = weight_sum + weight[i];
+    }
+    const auto found = Fit::search(
+        v, [&weight](int i) __attribute__((always_inline)) { return weight[i]; });
+    scale = found.scale;
+    store(fits.inverse[b], found.inverse);
+    fits.zero[b] = lane_bits(found.zero);
+  }
+
+  static void decode(const void* src, float* y, int64_t n) {
+    const Block* block = static_cast<const Block*>(src);
+    for (int64_t b = 0; b < n / kSuperBlock; ++b, ++block, y += kSuperBlock) {
+      alignas(64) float step[kSubs];
+      store(step, steps(*block));
+      for (int j = 0; j < 32; j += 16) {
+        I32 high = load_u8(block->hmask + j);
+        for (int h = 0; h < 2; ++h) {
+          I32 low = load_u8(block->qs + 32 * h + j);
+          for (int r = 0; r < 4; ++r) {
+            const I32 q = (low & splat(3)) | shift_left<2>(high & splat(1));
+            store(y + 128 * h + 32 * r + j, splat(step[8 * h + 2 * r + j / 16]) * to_float(q - splat(4)));
+            low = shift_right<2>(low);
+            high = shift_right<1>(high);
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace fastconv::FASTCONV_ISA_NAMESPACE
