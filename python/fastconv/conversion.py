@@ -20,7 +20,7 @@ from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
 from fastconv.layout.targets import Layout, layout_for
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
-from fastconv.plan.importance import PlannedTensor, importance_by_name
+from fastconv.plan.importance import with_importance
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.plan.recipe import recipe_for
 from fastconv.plan.stored_types import check_types, requantization_notes, rounding_notes
@@ -30,7 +30,7 @@ from fastconv.vocab.load import load_vocabulary
 from fastconv.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from fastconv.checkpoint.imatrix import Importance, ImportanceMatrix
+    from fastconv.checkpoint.imatrix import ImportanceMatrix
 
 # Configurations, tokenizers, chat templates and model cards.
 _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
@@ -100,14 +100,14 @@ def prepare(request: ConvertRequest) -> Preparation:
         for file_type in file_types
         for laid_out in layout.lay_out(model, tensors, vocabulary, file_type, request, recipe)
     )
-    importance, importance_notes = importance_by_name(recipe.imatrix, _planned_tensors(files))
     check_targets(
         {file.path: file.laid_out.size for file in files},
         _input_files(request, checkpoint, adapted.tensors),
         overwrite=request.overwrite,
         folders={file.folder for file in files if file.folder is not None},
     )
-    jobs = _jobs(model, tensors, [file.laid_out for file in files], importance)
+    jobs = _jobs(model, tensors, [file.laid_out for file in files])
+    jobs, importance_notes = with_importance(jobs, [file.type for file in files], recipe.imatrix)
     check_types(jobs)
     notes = (*model.notes, *requantization_notes(jobs), *importance_notes)
     return Preparation(
@@ -271,14 +271,6 @@ def _open_imatrix(request: ConvertRequest) -> ImportanceMatrix | None:
     return read_imatrix(request.imatrix)
 
 
-def _planned_tensors(files: Sequence[PlannedFile]) -> list[PlannedTensor]:
-    return [
-        PlannedTensor(placed.name, placed.shape, placed.type, file.type)
-        for file in files
-        for placed in file.laid_out.tensors
-    ]
-
-
 def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mapping[str, MergedTensor]) -> list[str]:
     """Files that no target may replace: all weights, and what stands beside them and may be read."""
     files = dict.fromkeys(checkpoint.files)
@@ -299,12 +291,7 @@ def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mappi
     return list(files)
 
 
-def _jobs(
-    model: NamedModel,
-    tensors: Mapping[str, MergedTensor],
-    layouts: Sequence[LaidOut],
-    importance: Mapping[str, Importance],
-) -> tuple[TensorJob, ...]:
+def _jobs(model: NamedModel, tensors: Mapping[str, MergedTensor], layouts: Sequence[LaidOut]) -> tuple[TensorJob, ...]:
     """One job per source tensor, in the order of the first file, with an output per file that holds it."""
     outputs: dict[str, list[TensorOutput]] = {}
     names: dict[str, str] = {}
@@ -325,7 +312,6 @@ def _jobs(
                 merged.base,
                 merged.deltas,
                 tuple(outputs[canonical]),
-                importance.get(name),
             )
         )
     return tuple(jobs)
