@@ -29,6 +29,8 @@ from tests.oracle import blocks as oracle  # noqa: E402
 Run = Callable[[int], object]  # so many times over the same weights
 
 ENCODED = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q6_k", "f16", "bf16"]
+# Beside ggml alone: NumPy would take minutes, gguf.quants cannot encode them. With importance too.
+SEARCHED = ["iq4_nl", "iq4_xs", "iq3_s", "iq3_xxs"]
 RANK = 16
 
 
@@ -40,19 +42,21 @@ def repeated(run: Callable[[], object]) -> Run:
     return repeat
 
 
-def encode_contenders(x: np.ndarray, type: str) -> dict[str, Run]:
+def encode_contenders(x: np.ndarray, type: str, importance: np.ndarray | None = None) -> dict[str, Run]:
     """Name -> one run over x. Raises ValueError where bytes differ from ggml's."""
-    want = ggml.quantize(x, type)
+    want = ggml.quantize(x, type, importance)
     out = np.empty_like(want)
     contenders: dict[str, Run] = {}
     for isa in _native.isas():
-        contenders[isa] = lambda times, isa=isa: _native.quantize_into(x, type, out, isa, times)
-    contenders["ggml"] = repeated(lambda: ggml.quantize_into(x, type, out))
+        contenders[isa] = lambda times, isa=isa: _native.quantize_into(x, type, out, isa, times, importance)
+    contenders["ggml"] = repeated(lambda: ggml.quantize_into(x, type, out, importance))
     for run in contenders.values():
         out[:] = 0xFF
         run(1)
         if not np.array_equal(out, want):
             raise ValueError(f"{type}: bytes differ from ggml's")
+    if type in SEARCHED:
+        return contenders
     contenders["NumPy"] = repeated(lambda: oracle.encode(x, type))
     if not np.array_equal(oracle.encode(x, type), want):
         raise ValueError(f"{type}: the NumPy oracle differs from ggml")
@@ -98,19 +102,19 @@ def merge_contenders(n_rows: int, n_cols: int) -> dict[str, Run]:
 
 
 def medians(contenders: dict[str, Run], n: int, rounds: int, seconds: float) -> dict[str, float]:
-    """Million elements a second of each contender, which repeats for about `seconds` in every round."""
+    """Million elements a second of processor time, of each contender, which runs about `seconds` in every round."""
     repeats = {}
     for name, run in contenders.items():
         run(1)
-        start = time.perf_counter()
+        start = time.thread_time()
         run(1)
-        repeats[name] = max(1, round(seconds / (time.perf_counter() - start)))
+        repeats[name] = max(1, round(seconds / (time.thread_time() - start)))
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             run(repeats[name])
-            speeds[name].append(n * repeats[name] / (time.perf_counter() - start) / 1e6)
+            speeds[name].append(n * repeats[name] / (time.thread_time() - start) / 1e6)
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 
@@ -118,10 +122,10 @@ def table(results: dict[str, dict[str, float]]) -> str:
     names = [*_native.isas(), "ggml", "NumPy", "gguf.quants"]
     best = names[0]
     ratios = names[len(_native.isas()) :]
-    head = [f"{'M weights/s':16}", *(f"{name:>11}" for name in names), *(f"{best}/{name}" for name in ratios)]
+    head = [f"{'M weights/s':27}", *(f"{name:>11}" for name in names), *(f"{best}/{name}" for name in ratios)]
     lines = ["  ".join(head)]
     for what, speeds in results.items():
-        cells = [f"{what:16}"]
+        cells = [f"{what:27}"]
         cells += [f"{speeds[name]:11.0f}" if name in speeds else f"{'-':>11}" for name in names]
         for name in ratios:
             cell = f"{speeds[best] / speeds[name]:.1f}x" if name in speeds else "-"
@@ -149,7 +153,12 @@ def main() -> None:
     results = {}
     for type in ENCODED:
         results[f"encode {type}"] = medians(encode_contenders(x, type), n, arguments.rounds, arguments.seconds)
-    for type in ENCODED:
+    importance = np.random.default_rng(2).random(n_cols).astype(np.float32) + np.float32(0.1)
+    for type in SEARCHED:
+        for name, weights in {"": None, ", importance": importance}.items():
+            contenders = encode_contenders(x, type, weights)
+            results[f"encode {type}{name}"] = medians(contenders, n, arguments.rounds, arguments.seconds)
+    for type in (*ENCODED, *SEARCHED):
         results[f"decode {type}"] = medians(decode_contenders(x, type), n, arguments.rounds, arguments.seconds)
     results[f"merge rank {RANK}"] = medians(
         merge_contenders(n // n_cols, n_cols), n, arguments.rounds, arguments.seconds
