@@ -55,6 +55,8 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"q4_1_v2", -1, 32, 24, kF32Max / 2, true, false},
     {"q4_2", -1, 16, 10, 0, true, false},
     {"q4_3", -1, 16, 12, 0, true, false},
+    {"q4_0_planar", -1, 32, 20, 0, true, false},
+    {"q4_1_planar", -1, 32, 24, 0, true, false},
     {"i8", 24, 1, 1, 0, false, false},
     {"i16", 25, 1, 2, 0, false, false},
     {"i32", 26, 1, 4, 0, false, false},
@@ -70,6 +72,8 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
 }  // namespace
 
 const TypeInfo& type_info(Type type) { return kTypes[static_cast<size_t>(type)]; }
+
+bool is_planar(Type type) { return type == Type::q4_0_planar || type == Type::q4_1_planar; }
 
 Type todays_type(Type type) {
   switch (type) {

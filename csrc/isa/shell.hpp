@@ -4,6 +4,7 @@
 #pragma once
 
 #include "blocks/plain.hpp"
+#include "blocks/planar.hpp"
 #include "blocks/q4_0.hpp"
 #include "blocks/q4_1.hpp"
 #include "blocks/q4_2.hpp"
@@ -105,6 +106,8 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::q4_1_v2, kBlocks<Q4_1_v2>);
   put(Type::q4_2, kDecoder<Q4_2>);
   put(Type::q4_3, kDecoder<Q4_3>);
+  put(Type::q4_0_planar, kDecoder<Q4_0_planar>);
+  put(Type::q4_1_planar, kDecoder<Q4_1_planar>);
   table.repacks = kRepacks;
   return table;
 }
