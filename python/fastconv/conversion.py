@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastconv import engine
 from fastconv.adapter.attach import attach_adapters
 from fastconv.adapter.delta import AdapterSummary, MergedTensor
+from fastconv.adapter.lit_settings import LitLoraOptions, parse_qkv
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
@@ -89,7 +90,7 @@ def prepare(request: ConvertRequest) -> Preparation:
     engine.instruction_set()
     checkpoint = open_checkpoint(request.checkpoint_path)
     layout = layout_for(request.to, checkpoint)
-    adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters)
+    adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters, _lit_options(request))
     model = adapted.model
     vocabulary = _vocabulary(request, checkpoint, model) if layout.has_vocabulary else None
     tensors = {} if request.vocab_only else layout.arrange(model, adapted.tensors)
@@ -192,6 +193,10 @@ def convert(
     rope_base: float | None = None,
     model_name: str | None = None,
     checkpoint_name: str | None = None,
+    lora_alpha: float | None = None,
+    lora_r: int | None = None,
+    lora_qkv: str | None = None,
+    lora_layout: str | None = None,
     shard_size: int | str | None = None,
     weights_format: str | None = None,
     overwrite: bool = False,
@@ -230,12 +235,21 @@ def convert(
         rope_base=rope_base,
         model_name=model_name,
         checkpoint_name=checkpoint_name,
+        lora_alpha=lora_alpha,
+        lora_r=lora_r,
+        lora_qkv=lora_qkv,
+        lora_layout=lora_layout,
         shard_size=byte_size(shard_size) if shard_size is not None else DEFAULT_SHARD_SIZE,
         weights_format=weights_format,
         overwrite=overwrite,
         nonfinite=nonfinite,
     )
     return execute(prepare(request), progress)
+
+
+def _lit_options(request: ConvertRequest) -> LitLoraOptions:
+    qkv = None if request.lora_qkv is None else parse_qkv(request.lora_qkv)
+    return LitLoraOptions(request.lora_alpha, request.lora_r, qkv, request.lora_layout)
 
 
 def _vocabulary(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel) -> Vocabulary:

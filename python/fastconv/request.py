@@ -44,6 +44,7 @@ class ConvertRequest:
     --outfile ends, else safetensors. shard_size: bytes of one file there.
 
     checkpoint_name: file inside the source, a folder. model_name: LitGPT's, None: from the files beside the checkpoint.
+    lora_alpha, lora_r, lora_qkv ("q,v"), lora_layout: of Lit-GPT's LoRAs, None: as they say themselves.
 
     Raises UsageError where options contradict each other or name what does not exist.
     """
@@ -68,6 +69,10 @@ class ConvertRequest:
     rope_base: float | None = None
     model_name: str | None = None
     checkpoint_name: str | None = None
+    lora_alpha: float | None = None
+    lora_r: int | None = None
+    lora_qkv: str | None = None
+    lora_layout: str | None = None
     weights_format: str | None = None
     shard_size: int = DEFAULT_SHARD_SIZE
     overwrite: bool = False

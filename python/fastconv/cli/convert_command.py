@@ -78,6 +78,12 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
     lit.add_argument(
         "--model-name", metavar="NAME", help="LitGPT's name of the model, if its settings are not beside it"
     )
+    lit.add_argument("--lora-alpha", type=float, metavar="ALPHA", help="of a LoRA that does not say it")
+    lit.add_argument("--lora-r", type=int, metavar="R", help="its rank, to be checked")
+    lit.add_argument("--lora-qkv", metavar="PARTS", help="which of q, k and v it updates, such as q,v")
+    lit.add_argument(
+        "--lora-layout", metavar="LAYOUT", help="its rows in a QKV of 2023: contiguous, interleaved or chunked"
+    )
     folders = parser.add_argument_group("--to hf: a folder with its configuration and tokenizer")
     folders.add_argument("--format", choices=WEIGHTS_FORMATS, help="files of the weights (default: safetensors)")
     folders.add_argument("--shard-size", default=DEFAULT_SHARD_SIZE, metavar="SIZE", help="largest file (default 5GB)")
@@ -159,6 +165,10 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         rope_base=arguments.rope_base,
         model_name=arguments.model_name,
         checkpoint_name=arguments.checkpoint_name,
+        lora_alpha=arguments.lora_alpha,
+        lora_r=arguments.lora_r,
+        lora_qkv=arguments.lora_qkv,
+        lora_layout=arguments.lora_layout,
         weights_format=arguments.format,
         shard_size=byte_size(arguments.shard_size),
         overwrite=arguments.overwrite,
