@@ -89,7 +89,7 @@ def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
     engine.instruction_set()
     checkpoint = open_checkpoint(request.checkpoint_path)
-    layout = layout_for(request.to, checkpoint)
+    layout = layout_for(request, checkpoint)
     adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters, _lit_options(request))
     model = adapted.model
     vocabulary = _vocabulary(request, checkpoint, model) if layout.has_vocabulary else None
@@ -197,6 +197,7 @@ def convert(
     lora_r: int | None = None,
     lora_qkv: str | None = None,
     lora_layout: str | None = None,
+    litgpt_layout: str = "split",
     shard_size: int | str | None = None,
     weights_format: str | None = None,
     overwrite: bool = False,
@@ -205,7 +206,7 @@ def convert(
 ) -> ConversionResult:
     """Convert a checkpoint, LoRA adapters merged on the way, into quantized files in one streaming pass.
 
-    source: folder or file of weights. outfile: default beside the source. to: gguf, ggjt, ggjt-v1 to -v3, hf.
+    source: folder or file of weights. outfile: default beside the source. to: gguf, ggjt, ggjt-v1 to -v3, hf, litgpt.
     outtype: auto or a file type such as q4_0; several write one file each from one read. lora: a path, or several paths
     or (path, scale) pairs, which add up. pure to imatrix: as in llama-quantize; tensor_types: regular expression ->
     type, the first found in a tensor's name counts; imatrix: importance matrix of llama-imatrix, GGUF or .dat.
@@ -239,6 +240,7 @@ def convert(
         lora_r=lora_r,
         lora_qkv=lora_qkv,
         lora_layout=lora_layout,
+        litgpt_layout=litgpt_layout,
         shard_size=byte_size(shard_size) if shard_size is not None else DEFAULT_SHARD_SIZE,
         weights_format=weights_format,
         overwrite=overwrite,

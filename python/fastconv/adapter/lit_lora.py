@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastconv.adapter.delta import rows_or_zero
 from fastconv.adapter.lit_settings import CHUNKED, CONTIGUOUS, LitLoraOptions, read_settings
 from fastconv.adapter.peft import check_type
 from fastconv.architecture.litgpt.mapping import INTERLEAVED, SPLIT, SharedRows, Sizes, shared_rows
@@ -23,7 +24,6 @@ from fastconv.architecture.litgpt.source import holds_lit_names, lit_names
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
-from fastconv.checkpoint.storage import ArrayStorage
 from fastconv.errors import AdapterError
 
 _FILES = ("lit_model.pth.lora", "lit_model_lora_finetuned.pth")
@@ -250,18 +250,7 @@ def _updates(shared: SharedRows, parts: list[_Placed], stored: str) -> Iterator[
             index = at[lit_rows]
             if (index < 0).all():
                 continue
-            yield LoraUpdate(name, _rows_or_zero(b, index), a, stored)
-
-
-def _rows_or_zero(b: LazyTensor, index: np.ndarray) -> LazyTensor:
-    """Row r of the result is row index[r] of b, zeros where the index is negative."""
-    if (index >= 0).all():
-        if (np.diff(index) == 1).all():
-            return b.row_range(int(index[0]), int(index[-1]) + 1)
-        return b.with_rows(index)
-    zero = LazyTensor.stored("zero", "f32", (1, b.n_cols), ArrayStorage(np.zeros((1, b.n_cols), np.float32)), 0)
-    joined = LazyTensor.joined(b.name, [b, zero], axis=0)
-    return joined.with_rows(np.where(index < 0, b.shape[0], index))
+            yield LoraUpdate(name, rows_or_zero(b, index), a, stored)
 
 
 def _check(file: str, tensor: LazyTensor, expected: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastconv.errors import UsageError
 from fastconv.request import (
     DEFAULT_SHARD_SIZE,
+    LITGPT_LAYOUTS,
     NON_FINITE,
     TARGETS,
     VOCABULARY_KINDS,
@@ -83,6 +84,12 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
     lit.add_argument("--lora-qkv", metavar="PARTS", help="which of q, k and v it updates, such as q,v")
     lit.add_argument(
         "--lora-layout", metavar="LAYOUT", help="its rows in a QKV of 2023: contiguous, interleaved or chunked"
+    )
+    lit.add_argument(
+        "--litgpt-layout",
+        choices=LITGPT_LAYOUTS,
+        default=LITGPT_LAYOUTS[0],
+        help="QKV of --to litgpt: interleaved as until LitGPT 0.5.4 (default %(default)s)",
     )
     folders = parser.add_argument_group("--to hf: a folder with its configuration and tokenizer")
     folders.add_argument("--format", choices=WEIGHTS_FORMATS, help="files of the weights (default: safetensors)")
@@ -169,6 +176,7 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         lora_r=arguments.lora_r,
         lora_qkv=arguments.lora_qkv,
         lora_layout=arguments.lora_layout,
+        litgpt_layout=arguments.litgpt_layout,
         weights_format=arguments.format,
         shard_size=byte_size(arguments.shard_size),
         overwrite=arguments.overwrite,
