@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
 
@@ -52,7 +54,7 @@ class MergedTensor:
             return self
         if not self.deltas:
             return MergedTensor(self.base.row_range(start, stop))
-        return self.with_rows(np.arange(start, stop))
+        return self.with_rows(range(start, stop))
 
     def renamed(self, name: str) -> MergedTensor:
         return MergedTensor(self.base.renamed(name), self.deltas)
@@ -63,10 +65,10 @@ def rows_or_zero(b: LazyTensor, index: np.ndarray) -> LazyTensor:
     if (index >= 0).all():
         if (np.diff(index) == 1).all():
             return b.row_range(int(index[0]), int(index[-1]) + 1)
-        return b.with_rows(index)
+        return b.with_rows(index.tolist())
     zero = LazyTensor.stored("zero", "f32", (1, b.n_cols), ArrayStorage(np.zeros((1, b.n_cols), np.float32)), 0)
     joined = LazyTensor.joined(b.name, [b, zero], axis=0)
-    return joined.with_rows(np.where(index < 0, b.n_rows, index))
+    return joined.with_rows(np.where(index < 0, b.n_rows, index).tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
 
 from fastconv.adapter.delta import LoraDelta, MergedTensor
+from fastconv.architecture.litgpt.rows import inverse
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import PlanError
 
 
-def joined_rows(name: str, parts: Sequence[MergedTensor], rows: np.ndarray | None) -> MergedTensor:
+def joined_rows(name: str, parts: Sequence[MergedTensor], rows: array[int] | None) -> MergedTensor:
     """The parts as one tensor, whose row rows[r] is row r of the parts; rows None: in their order.
 
     Raises PlanError for a DoRA update of several joined parts: it rescales all rows, and the others would be too.
@@ -35,4 +37,4 @@ def joined_rows(name: str, parts: Sequence[MergedTensor], rows: np.ndarray | Non
             begin += part.base.shape[0]
         base = LazyTensor.joined(name, [part.base for part in parts], axis=0)
         joined = MergedTensor(base.as_column() if deltas and len(base.shape) == 1 else base, tuple(deltas))
-    return joined if rows is None else joined.with_rows(np.argsort(rows))
+    return joined if rows is None else joined.with_rows(inverse(rows))
