@@ -61,7 +61,7 @@ def translate(argv: Sequence[str]) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="convert_lit_checkpoint",
-        description="Convert a Lit-GPT checkpoint to Hugging Face's names: one .bin file.",
+        description="Convert a Lit-GPT checkpoint to a .bin file.",
     )
     parser.add_argument("--checkpoint_name", help="file in --out_dir or --checkpoint_dir")
     parser.add_argument("--out_dir", help="folder of the checkpoint and of the output")
