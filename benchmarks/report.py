@@ -81,7 +81,7 @@ def table(end_to_end: dict, memory: dict | None) -> str:
         f"the case needs. Outputs were checked before anything was timed: {checks(end_to_end)}. {rounds(end_to_end)}",
     ]
     notes += [
-        f"{name}: {ratio(case, 'fastconv', 'fastconv without LoRA')} the time of the same type without, in the same rounds."
+        f"{name}: {ratio(case, 'fastconv', 'fastconv without LoRA')} the time without, in the same rounds."
         for name, case in end_to_end["cases"].items()
         if "fastconv without LoRA" in case["contenders"]
     ]
