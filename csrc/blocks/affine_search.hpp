@@ -87,7 +87,8 @@ struct AffineSearch {
 
     // No x is above high or below low and rounding is monotone, so every inverse * (x - min) lies between those of low
     // and high. Where the one is above -2^22 and the other below kTop + 1/2, for a positive range, a level is
-    // max(inverse * (x - min), 0) to the nearest integer. NaN in x gives 0 on all ways.
+    // max(inverse * (x - min), 0) to the nearest integer. NaN in x, of the sign of
+    // one_nan, gives 0 on all ways.
     template <bool kClampTop>
     FASTCONV_INLINE bool is_regular() const {
       const reg::F zero = reg::splat(0.0f);
@@ -101,7 +102,7 @@ struct AffineSearch {
 
     template <bool kClampTop>
     FASTCONV_INLINE reg::F regular_level(reg::F v) const {
-      reg::F scaled = reg::max(reg::mul(inverse, reg::sub(v, min)), reg::splat(0.0f));
+      reg::F scaled = reg::positive_or_zero(reg::mul(inverse, reg::sub(v, min)));
       if (kClampTop) scaled = reg::min(scaled, reg::splat(kTop));
       return reg::round_even(scaled);
     }
@@ -115,7 +116,7 @@ struct AffineSearch {
     template <class Level>
     FASTCONV_INLINE void add_up(Level level_of) {
       sum_l = sum_l2 = sum_xl = reg::splat(0.0f);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < kN; ++i) {
         const reg::F v = x[i].r[r], q = level_of(v), wq = reg::mul(weight[i].r[r], q);
         level[i].r[r] = q;
@@ -164,7 +165,7 @@ struct AffineSearch {
 
     FASTCONV_INLINE reg::F total_error() const {
       reg::F sum = reg::splat(0.0f);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < kN; ++i) {
         const reg::F off = reg::sub(reg::add(reg::mul(try_scale, level[i].r[r]), try_min), x[i].r[r]);
         const reg::F counted = Policy::kAbsolute ? reg::from_bits(reg::bit_and(reg::bits(off), reg::splat(0x7FFFFFFF)))

@@ -40,8 +40,39 @@ struct Range {
   F32 min, max;  // lane b: of block b
 };
 
+// op over the 32 elements of each block. Each bound reads the blocks for itself: that is cheaper than to keep sixteen
+// vectors of the other.
+template <class Op>
+FASTCONV_INLINE F32 fold_blocks(const float* x, int n_blocks, Op op) {
+  const auto row = [=](int b) __attribute__((always_inline)) {
+    if (b >= n_blocks) return splat(0.0f);
+    const F32 v = load(x + b * kBlock), w = load(x + b * kBlock + 16);
+    F32 out;
+#pragma GCC unroll 4
+    for (int r = 0; r < kRegs; ++r) out.r[r] = op(v.r[r], w.r[r]);
+    return out;
+  };
+  return fold_rows(row, op);
+}
+
+// The bounds of the bits of each block as integers. The largest with a sign belongs to the largest element, unless all
+// are negative; the largest without one to the smallest element, unless none is. NaN comes out on either side.
+struct BitBounds {
+  I32 with_sign, without;                     // lane b: of block b
+  uint32_t nan, all_negative, none_negative;  // bit b: of block b, -0 being negative
+
+  FASTCONV_INLINE BitBounds(const float* x, int n_blocks) {
+    const uint32_t present = (1u << n_blocks) - 1;
+    with_sign = bits(fold_blocks(x, n_blocks, MaxSigned()));
+    without = bits(fold_blocks(x, n_blocks, MaxUnsigned()));
+    const I32 most = max(with_sign, without & splat(0x7FFFFFFF));
+    nan = lane_bits(less(splat(0x7F800000), most)) & present;
+    all_negative = sign_bits(with_sign) & present;
+    none_negative = ~sign_bits(without) & present;
+  }
+};
+
 // As `if (v < min) min = v; if (v > max) max = v;` from the given starts, up to the sign of a zero: NaN is passed over.
-// Each bound reads the blocks for itself: that is cheaper than to keep sixteen vectors of the other.
 FASTCONV_INLINE Range block_ranges(const float* x, int n_blocks, float min_start, float max_start) {
   const auto low = [=](int b) __attribute__((always_inline)) {
     if (b >= n_blocks) return splat(0.0f);
@@ -52,6 +83,28 @@ FASTCONV_INLINE Range block_ranges(const float* x, int n_blocks, float min_start
     return max(load(x + b * kBlock + 16), max(load(x + b * kBlock), splat(max_start)));
   };
   return {fold_rows(low, Min()), fold_rows(high, Max())};
+}
+
+__attribute__((noinline)) inline Range odd_ranges(const float* x, int n_blocks, float min_start, float max_start) {
+  return block_ranges(x, n_blocks, min_start, max_start);
+}
+
+// From starts of zero, so min <= 0 <= max.
+FASTCONV_INLINE Range ranges_with_zero(const float* x, int n_blocks) {
+  if (!kIntegerBounds) return block_ranges(x, n_blocks, 0.0f, 0.0f);
+  const BitBounds bounds(x, n_blocks);
+  if (__builtin_expect(bounds.nan != 0, 0)) return odd_ranges(x, n_blocks, 0.0f, 0.0f);
+  return {from_bits(min(bounds.without, splat(0))), from_bits(max(bounds.with_sign, splat(0)))};
+}
+
+// From no start. Elements that are all NaN give the minimum FLT_MAX and the maximum -FLT_MAX.
+FASTCONV_INLINE Range ranges(const float* x, int n_blocks) {
+  constexpr float kMax = 3.40282346638528859811704183484516925e+38f;
+  if (!kIntegerBounds) return block_ranges(x, n_blocks, kMax, -kMax);
+  const BitBounds bounds(x, n_blocks);
+  if (__builtin_expect((bounds.nan | bounds.all_negative | bounds.none_negative) != 0, 0))
+    return odd_ranges(x, n_blocks, kMax, -kMax);
+  return {from_bits(bounds.without), from_bits(bounds.with_sign)};
 }
 
 // The largest magnitude of each block; 0 for a block of zeros.
@@ -65,7 +118,7 @@ FASTCONV_INLINE F32 largest_magnitudes(const float* x, int n_blocks) {
 
 // The signed value of each block's first element of largest magnitude; +0 for a block of zeros.
 FASTCONV_INLINE F32 first_largest(const float* x, int n_blocks) {
-  const Range range = block_ranges(x, n_blocks, 0.0f, 0.0f);  // so min <= 0 <= max
+  const Range range = ranges_with_zero(x, n_blocks);
   const F32 low = negate(range.min);
   F32 out = select(less(range.max, low), range.min, range.max);
   // Where +amax and -amax both occur, the first one counts: look.
@@ -87,8 +140,7 @@ FASTCONV_INLINE F32 first_largest(const float* x, int n_blocks) {
 
 // Smallest and largest element; a zero minimum has the sign of the block's first zero.
 FASTCONV_INLINE Range first_range(const float* x, int n_blocks) {
-  constexpr float kMax = 3.40282346638528859811704183484516925e+38f;
-  Range range = block_ranges(x, n_blocks, kMax, -kMax);
+  Range range = ranges(x, n_blocks);
   uint32_t zeros = lane_bits(equal(range.min, splat(0.0f))) & ((1u << n_blocks) - 1);
   if (__builtin_expect(zeros != 0, 0)) {
     alignas(64) float lanes[kLanes];

@@ -24,6 +24,8 @@ struct WeightedScaleMin {
 
   FASTCONV_INLINE static void encode_groups(Group* groups, const float* x, int n_blocks, Block* y) {
     typename Search::Found found[kGroups];
+    for (int g = 0; g < kGroups; ++g)
+      for (F32& v : groups[g].x) v = one_nan(v);
     Search::search(groups, found);
     for (int g = 0; g < kGroups; ++g) {
       F16Field ds[kGroup], ms[kGroup];

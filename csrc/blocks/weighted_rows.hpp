@@ -8,7 +8,7 @@
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
-constexpr int kRowsTogether = 4;
+constexpr int kRowsTogether = 8;
 
 // means[r]: the mean of the squares of row r, added in the order of its elements. Each row is one long chain of
 // additions, so several advance side by side.
@@ -20,7 +20,7 @@ FASTCONV_INLINE void mean_squares(const float* x, int n_rows, int64_t n_cols, fl
     sums[r] = 0.0f;
   }
   for (int64_t c = 0; c < n_cols; ++c)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRowsTogether; ++r) sums[r] += rows[r][c] * rows[r][c];
   for (int r = 0; r < kRowsTogether; ++r) means[r] = sums[r] / static_cast<float>(n_cols);
 }

@@ -11,6 +11,8 @@ namespace {
 // Elements encoded at a time, a multiple of every block. Between two such steps as much of the next tile is prefetched:
 // few enough lines to be fetched meanwhile.
 constexpr int64_t kEncodeElements = 1024;
+// Rows of importance encoded at a time, at least: sums over whole rows advance side by side.
+constexpr int64_t kWeightedRows = 8;
 // Elements of a type without blocks that are encoded anew around a value that does not fit.
 constexpr int64_t kCopyGroup = 256;
 
@@ -108,7 +110,7 @@ void Converter::encode(PreparedJob& job, const Tile& tile, size_t output, bool f
 // Whole rows, those of one matrix at a time.
 void Converter::encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output) {
   const Type type = job.job.outputs[output].type;
-  const int64_t n_cols = job.source.n_cols(), most_rows = std::max(kEncodeElements / n_cols, int64_t{1});
+  const int64_t n_cols = job.source.n_cols(), most_rows = std::max(kEncodeElements / n_cols, kWeightedRows);
   for (int64_t row = tile.r0; row < tile.r1;) {
     const int64_t n_rows = std::min({most_rows, tile.r1 - row, job.importance->rows_left(row)});
     const float* importance = job.importance->read(row, importance_);

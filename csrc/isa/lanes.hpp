@@ -39,10 +39,6 @@ FASTCONV_INLINE void store(float* p, F32 a) {
   for (int i = 0; i < kRegs; ++i) reg::store(p + i * reg::kWidth, a.r[i]);
 }
 FASTCONV_INLINE I32 load(const int32_t* p) { FASTCONV_LIFT(I32, reg::load(p + i * reg::kWidth)); }
-FASTCONV_INLINE void store(int32_t* p, I32 a) {
-#pragma GCC unroll 4
-  for (int i = 0; i < kRegs; ++i) reg::store(p + i * reg::kWidth, a.r[i]);
-}
 FASTCONV_INLINE F32 splat(float x) { FASTCONV_LIFT(F32, reg::splat(x)); }
 FASTCONV_INLINE I32 splat(int32_t x) { FASTCONV_LIFT(I32, reg::splat(x)); }
 
@@ -125,6 +121,17 @@ struct Min {
 };
 struct Max {
   FASTCONV_INLINE reg::F operator()(reg::F a, reg::F b) const { return reg::max(a, b); }
+};
+// Of the bits, as integers with a sign and without.
+struct MaxSigned {
+  FASTCONV_INLINE reg::F operator()(reg::F a, reg::F b) const {
+    return reg::from_bits(reg::max(reg::bits(a), reg::bits(b)));
+  }
+};
+struct MaxUnsigned {
+  FASTCONV_INLINE reg::F operator()(reg::F a, reg::F b) const {
+    return reg::from_bits(reg::max_unsigned(reg::bits(a), reg::bits(b)));
+  }
 };
 
 }  // namespace

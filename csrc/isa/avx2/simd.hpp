@@ -21,7 +21,6 @@ using M = __m256;
 FASTCONV_REG F load(const float* p) { return _mm256_loadu_ps(p); }
 FASTCONV_REG void store(float* p, F a) { _mm256_storeu_ps(p, a); }
 FASTCONV_REG I load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-FASTCONV_REG void store(int32_t* p, I a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
 FASTCONV_REG F splat(float x) { return _mm256_set1_ps(x); }
 FASTCONV_REG I splat(int32_t x) { return _mm256_set1_epi32(x); }
 FASTCONV_REG F add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -38,6 +37,7 @@ FASTCONV_REG I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
 FASTCONV_REG I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
 FASTCONV_REG I min(I a, I b) { return _mm256_min_epi32(a, b); }
 FASTCONV_REG I max(I a, I b) { return _mm256_max_epi32(a, b); }
+FASTCONV_REG I max_unsigned(I a, I b) { return _mm256_max_epu32(a, b); }
 template <int N>
 FASTCONV_REG I shift_left(I a) {
   return _mm256_slli_epi32(a, N);
@@ -50,6 +50,9 @@ FASTCONV_REG I bits(F a) { return _mm256_castps_si256(a); }
 FASTCONV_REG F from_bits(I a) { return _mm256_castsi256_ps(a); }
 FASTCONV_REG I truncate(F a) { return _mm256_cvttps_epi32(a); }
 FASTCONV_REG F to_float(I a) { return _mm256_cvtepi32_ps(a); }
+// 0 where the sign bit is set, that of NaN too; of a NaN without, unspecified. Integers compare on more ports than
+// floats.
+FASTCONV_REG F positive_or_zero(F a) { return from_bits(max(bits(a), splat(0))); }
 FASTCONV_REG F round_even(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 FASTCONV_REG M less(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 FASTCONV_REG M equal(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
@@ -75,6 +78,8 @@ FASTCONV_REG uint32_t sign_bits(I a) { return lane_bits(from_bits(a)); }
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
+// Integers compare on more ports than floats, or in fewer steps.
+constexpr bool kIntegerBounds = true;
 // How many rows and vectors of 16 a low-rank update holds in registers: 8 of 16 for the sums.
 constexpr int kUpdateRows = 4;
 constexpr int kUpdateVectors = 1;

@@ -21,7 +21,6 @@ using M = __mmask16;
 FASTCONV_REG F load(const float* p) { return _mm512_loadu_ps(p); }
 FASTCONV_REG void store(float* p, F a) { _mm512_storeu_ps(p, a); }
 FASTCONV_REG I load(const int32_t* p) { return _mm512_loadu_si512(p); }
-FASTCONV_REG void store(int32_t* p, I a) { _mm512_storeu_si512(p, a); }
 FASTCONV_REG F splat(float x) { return _mm512_set1_ps(x); }
 FASTCONV_REG I splat(int32_t x) { return _mm512_set1_epi32(x); }
 FASTCONV_REG F add(F a, F b) { return _mm512_add_ps(a, b); }
@@ -38,6 +37,7 @@ FASTCONV_REG I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
 FASTCONV_REG I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
 FASTCONV_REG I min(I a, I b) { return _mm512_min_epi32(a, b); }
 FASTCONV_REG I max(I a, I b) { return _mm512_max_epi32(a, b); }
+FASTCONV_REG I max_unsigned(I a, I b) { return _mm512_max_epu32(a, b); }
 template <int N>
 FASTCONV_REG I shift_left(I a) {
   return _mm512_slli_epi32(a, N);
@@ -50,6 +50,9 @@ FASTCONV_REG I bits(F a) { return _mm512_castps_si512(a); }
 FASTCONV_REG F from_bits(I a) { return _mm512_castsi512_ps(a); }
 FASTCONV_REG I truncate(F a) { return _mm512_cvttps_epi32(a); }
 FASTCONV_REG F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+// 0 where the sign bit is set, that of NaN too; of a NaN without, unspecified. Integers compare on more ports than
+// floats.
+FASTCONV_REG F positive_or_zero(F a) { return from_bits(max(bits(a), splat(0))); }
 FASTCONV_REG F round_even(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 FASTCONV_REG M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 FASTCONV_REG M equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
@@ -74,6 +77,8 @@ FASTCONV_REG uint32_t sign_bits(I a) { return _mm512_movepi32_mask(a); }
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
+// Integers compare on more ports than floats, or in fewer steps.
+constexpr bool kIntegerBounds = true;
 // How many rows and vectors of 16 a low-rank update holds in registers: 16 of 32 for the sums.
 constexpr int kUpdateRows = 4;
 constexpr int kUpdateVectors = 4;

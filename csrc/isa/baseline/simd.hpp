@@ -21,7 +21,6 @@ using M = __m128i;
 FASTCONV_REG F load(const float* p) { return _mm_loadu_ps(p); }
 FASTCONV_REG void store(float* p, F a) { _mm_storeu_ps(p, a); }
 FASTCONV_REG I load(const int32_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-FASTCONV_REG void store(int32_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
 FASTCONV_REG F splat(float x) { return _mm_set1_ps(x); }
 FASTCONV_REG I splat(int32_t x) { return _mm_set1_epi32(x); }
 FASTCONV_REG F add(F a, F b) { return _mm_add_ps(a, b); }
@@ -48,6 +47,8 @@ FASTCONV_REG I bits(F a) { return _mm_castps_si128(a); }
 FASTCONV_REG F from_bits(I a) { return _mm_castsi128_ps(a); }
 FASTCONV_REG I truncate(F a) { return _mm_cvttps_epi32(a); }
 FASTCONV_REG F to_float(I a) { return _mm_cvtepi32_ps(a); }
+// 0 where the sign bit is set, that of NaN too; of a NaN without, unspecified.
+FASTCONV_REG F positive_or_zero(F a) { return max(a, splat(0.0f)); }
 // 1.5 * 2^23 pushes the fraction out of the significand; SSE2 has no rounding instruction.
 FASTCONV_REG F round_even(F a) { return _mm_sub_ps(_mm_add_ps(a, _mm_set1_ps(0x1.8p23f)), _mm_set1_ps(0x1.8p23f)); }
 FASTCONV_REG M less(F a, F b) { return _mm_castps_si128(_mm_cmplt_ps(a, b)); }
@@ -61,6 +62,10 @@ FASTCONV_REG F select(M m, F yes, F no) {
 }
 FASTCONV_REG I min(I a, I b) { return select(less(a, b), a, b); }
 FASTCONV_REG I max(I a, I b) { return select(less(b, a), a, b); }
+FASTCONV_REG I max_unsigned(I a, I b) {
+  const I sign = splat(INT32_MIN);
+  return select(less(_mm_xor_si128(b, sign), _mm_xor_si128(a, sign)), a, b);
+}
 template <int kEntries>
 FASTCONV_REG F lookup(const float* table, I index) {
   alignas(16) uint32_t at[4];
@@ -81,6 +86,8 @@ FASTCONV_REG uint32_t sign_bits(I a) { return lane_bits(a); }
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
+// Integers compare more slowly than floats here.
+constexpr bool kIntegerBounds = false;
 // How many rows and vectors of 16 a low-rank update holds in registers: 8 of 16 for the sums.
 constexpr int kUpdateRows = 2;
 constexpr int kUpdateVectors = 1;

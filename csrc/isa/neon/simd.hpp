@@ -22,7 +22,6 @@ using M = uint32x4_t;
 FASTCONV_REG F load(const float* p) { return vld1q_f32(p); }
 FASTCONV_REG void store(float* p, F a) { vst1q_f32(p, a); }
 FASTCONV_REG I load(const int32_t* p) { return vld1q_s32(p); }
-FASTCONV_REG void store(int32_t* p, I a) { vst1q_s32(p, a); }
 FASTCONV_REG F splat(float x) { return vdupq_n_f32(x); }
 FASTCONV_REG I splat(int32_t x) { return vdupq_n_s32(x); }
 FASTCONV_REG F add(F a, F b) { return vaddq_f32(a, b); }
@@ -47,6 +46,9 @@ FASTCONV_REG I bit_and(I a, I b) { return vandq_s32(a, b); }
 FASTCONV_REG I bit_or(I a, I b) { return vorrq_s32(a, b); }
 FASTCONV_REG I min(I a, I b) { return vminq_s32(a, b); }
 FASTCONV_REG I max(I a, I b) { return vmaxq_s32(a, b); }
+FASTCONV_REG I max_unsigned(I a, I b) {
+  return vreinterpretq_s32_u32(vmaxq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+}
 template <int N>
 FASTCONV_REG I shift_left(I a) {
   return vshlq_n_s32(a, N);
@@ -63,6 +65,8 @@ FASTCONV_REG I truncate(F a) {
   return select(in_range, vcvtq_s32_f32(a), splat(INT32_MIN));
 }
 FASTCONV_REG F to_float(I a) { return vcvtq_f32_s32(a); }
+// 0 where the sign bit is set, that of NaN too; of a NaN without, unspecified.
+FASTCONV_REG F positive_or_zero(F a) { return from_bits(max(bits(a), splat(0))); }
 FASTCONV_REG F round_even(F a) { return vrndnq_f32(a); }
 // The bytes 4 k, 4 k + 1, 4 k + 2, 4 k + 3 of a table for each index k below `entries`, a power of two.
 FASTCONV_REG uint8x16_t bytes_at(I index, int entries) {
@@ -90,6 +94,8 @@ FASTCONV_REG uint32_t sign_bits(I a) { return lane_bits(vcltq_s32(a, splat(0)));
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
+// Integers compare on more ports than floats, or in fewer steps.
+constexpr bool kIntegerBounds = true;
 // How many rows and vectors of 16 a low-rank update holds in registers: 16 of 32 for the sums.
 constexpr int kUpdateRows = 4;
 constexpr int kUpdateVectors = 1;

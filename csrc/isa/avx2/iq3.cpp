@@ -1,4 +1,0 @@
-#if defined(__x86_64__)
-#include "isa/avx2/simd.hpp"
-#include "isa/shell_iq3.hpp"
-#endif
