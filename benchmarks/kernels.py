@@ -1,7 +1,8 @@
 """How fast does one thread encode and decode blocks in its second-level cache, beside ggml, NumPy and gguf.quants?
 
 Every encoder's bytes are checked against ggml's before anything is timed. Contenders alternate within a round; the
-figures are medians over many short rounds, in million weights a second: on a busy machine most of them run undisturbed.
+figures are medians over many short rounds, in million weights a second of processor time: on a busy machine most of
+them run undisturbed.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ from tests.oracle import blocks as oracle  # noqa: E402
 
 Run = Callable[[int], object]  # so many times over the same weights
 
-ENCODED = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q6_k", "f16", "bf16"]
-# Beside ggml alone: NumPy would take minutes, gguf.quants cannot encode them. With importance too.
-SEARCHED = ["iq4_nl", "iq4_xs", "iq3_s", "iq3_xxs"]
+DECODED = [
+    name
+    for name, i in ggml.TYPES.items()
+    if i.decodes and i.ggml_type >= 0 and (i.block_size > 1 or i.block_bytes == 2)
+]
+WEIGHTED = [name for name in DECODED if name in oracle.WEIGHTED_ENCODERS]
+ENCODED = [name for name in DECODED if ggml.TYPES[name].encodes and not ggml.TYPES[name].needs_importance]
 RANK = 16
+SLOW = 0.1  # seconds; what takes longer at once is timed in fewer rounds
 
 
 def repeated(run: Callable[[], object]) -> Run:
@@ -40,6 +46,15 @@ def repeated(run: Callable[[], object]) -> Run:
             run()
 
     return repeat
+
+
+def encodes(kind: gguf.GGMLQuantizationType) -> bool:
+    """Whether gguf.quants does."""
+    try:
+        gguf.quants.quantize(np.zeros((1, 256), np.float32), kind)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def encode_contenders(x: np.ndarray, type: str, importance: np.ndarray | None = None) -> dict[str, Run]:
@@ -55,13 +70,11 @@ def encode_contenders(x: np.ndarray, type: str, importance: np.ndarray | None = 
         run(1)
         if not np.array_equal(out, want):
             raise ValueError(f"{type}: bytes differ from ggml's")
-    if type in SEARCHED:
-        return contenders
-    contenders["NumPy"] = repeated(lambda: oracle.encode(x, type))
-    if not np.array_equal(oracle.encode(x, type), want):
+    contenders["NumPy"] = repeated(lambda: oracle.encode(x, type, importance))
+    if not np.array_equal(oracle.encode(x, type, importance), want):
         raise ValueError(f"{type}: the NumPy oracle differs from ggml")
     kind = gguf.GGMLQuantizationType[type.upper()]
-    if type != "q6_k":  # which gguf.quants cannot encode
+    if importance is None and encodes(kind):
         if not np.array_equal(gguf.quants.quantize(x, kind).view(np.uint8), want):
             raise ValueError(f"{type}: gguf.quants differs from ggml")
         contenders["gguf.quants"] = repeated(lambda: gguf.quants.quantize(x, kind))
@@ -70,7 +83,8 @@ def encode_contenders(x: np.ndarray, type: str, importance: np.ndarray | None = 
 
 def decode_contenders(x: np.ndarray, type: str) -> dict[str, Run]:
     """Name -> runs over the blocks of x. Raises ValueError where values differ from gguf's."""
-    blocks, kind = ggml.quantize(x, type), gguf.GGMLQuantizationType[type.upper()]
+    even = np.ones(x.shape[1], np.float32) if ggml.TYPES[type].needs_importance else None
+    blocks, kind = ggml.quantize(x, type, even), gguf.GGMLQuantizationType[type.upper()]
     want = gguf.quants.dequantize(blocks, kind)
     out = np.empty_like(x)
     contenders: dict[str, Run] = {}
@@ -102,19 +116,23 @@ def merge_contenders(n_rows: int, n_cols: int) -> dict[str, Run]:
 
 
 def medians(contenders: dict[str, Run], n: int, rounds: int, seconds: float) -> dict[str, float]:
-    """Million elements a second of processor time, of each contender, which runs about `seconds` in every round."""
-    repeats = {}
+    """Million elements a second of each contender, which repeats for about `seconds` in every round."""
+    repeats, turns = {}, {}
     for name, run in contenders.items():
         run(1)
-        start = time.thread_time()
+        start = time.process_time()
         run(1)
-        repeats[name] = max(1, round(seconds / (time.thread_time() - start)))
+        once = max(time.process_time() - start, 1e-6)
+        repeats[name] = max(1, round(seconds / once))
+        turns[name] = rounds if once < SLOW else 3
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, run in contenders.items():
-            start = time.thread_time()
+            if turn >= turns[name]:
+                continue
+            start = time.process_time()
             run(repeats[name])
-            speeds[name].append(n * repeats[name] / (time.thread_time() - start) / 1e6)
+            speeds[name].append(n * repeats[name] / (time.process_time() - start) / 1e6)
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 
@@ -122,10 +140,10 @@ def table(results: dict[str, dict[str, float]]) -> str:
     names = [*_native.isas(), "ggml", "NumPy", "gguf.quants"]
     best = names[0]
     ratios = names[len(_native.isas()) :]
-    head = [f"{'M weights/s':27}", *(f"{name:>11}" for name in names), *(f"{best}/{name}" for name in ratios)]
+    head = [f"{'M weights/s':16}", *(f"{name:>11}" for name in names), *(f"{best}/{name}" for name in ratios)]
     lines = ["  ".join(head)]
     for what, speeds in results.items():
-        cells = [f"{what:27}"]
+        cells = [f"{what:16}"]
         cells += [f"{speeds[name]:11.0f}" if name in speeds else f"{'-':>11}" for name in names]
         for name in ratios:
             cell = f"{speeds[best] / speeds[name]:.1f}x" if name in speeds else "-"
@@ -153,12 +171,12 @@ def main() -> None:
     results = {}
     for type in ENCODED:
         results[f"encode {type}"] = medians(encode_contenders(x, type), n, arguments.rounds, arguments.seconds)
-    importance = np.random.default_rng(2).random(n_cols).astype(np.float32) + np.float32(0.1)
-    for type in SEARCHED:
-        for name, weights in {"": None, ", importance": importance}.items():
-            contenders = encode_contenders(x, type, weights)
-            results[f"encode {type}{name}"] = medians(contenders, n, arguments.rounds, arguments.seconds)
-    for type in (*ENCODED, *SEARCHED):
+    # How much columns matter, as the mean squares of their activations do.
+    importance = np.random.default_rng(1).standard_normal(n_cols).astype(np.float32) ** 2
+    for type in WEIGHTED:
+        contenders = encode_contenders(x, type, importance)
+        results[f"weighted {type}"] = medians(contenders, n, arguments.rounds, arguments.seconds)
+    for type in DECODED:
         results[f"decode {type}"] = medians(decode_contenders(x, type), n, arguments.rounds, arguments.seconds)
     results[f"merge rank {RANK}"] = medians(
         merge_contenders(n // n_cols, n_cols), n, arguments.rounds, arguments.seconds

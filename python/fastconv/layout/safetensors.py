@@ -13,12 +13,9 @@ _ALIGNMENT = 8  # of the data section; source: safetensors, tensor.rs (N_LEN)
 
 
 def safetensors_file(entries: Sequence[ArrayEntry], name: str = "") -> LaidOut:
-    """The file of these tensors, in the order of safetensors' own writer: wide types first, then by name.
-
-    So every array is aligned to its elements, whatever order the tensors had before.
-    """
+    """The file of these tensors: wide types first, so that every array is aligned to its elements."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
-    ordered = sorted(entries, key=lambda entry: (-ELEMENT_BITS[entry.type], entry.name))
+    ordered = sorted(entries, key=lambda entry: -ELEMENT_BITS[entry.type])
     end = 0
     for entry in ordered:
         header[entry.name] = {
