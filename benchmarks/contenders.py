@@ -21,12 +21,20 @@ class Case:
     def name(self) -> str:
         return f"{self.type} + LoRA" if self.lora else self.type
 
+    @property
+    def in_numpy(self) -> bool:
+        """Whether the NumPy path is of use: its search for K-quants' scales takes minutes, and it knows no IQ types."""
+        return self.type not in SEARCHED
 
+
+SEARCHED = ("q6_k", "q4_k_m", "iq4_xs")
 CASES = [
     Case("q4_0"),
     Case("q4_1"),
     Case("q8_0"),
     Case("q6_k"),
+    Case("q4_k_m"),
+    Case("iq4_xs"),
     Case("f16"),
     Case("bf16"),
     Case("q4_0", lora=True),

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -42,48 +43,65 @@ def same_file(ours: Path, theirs: Path) -> bool:
     return a.size == b.size and bool(np.array_equal(a, b))
 
 
-def check(bench: Bench, case: Case) -> tuple[int, dict[str, str]]:
-    """Output bytes, and what was compared with whom. Raises ValueError where an answer is wrong."""
+@dataclass
+class Checked:
+    """Output bytes, what was compared with whom, and what the runs of the others took, which are too long to repeat."""
+
+    size: int
+    compared: dict[str, str]
+    samples: dict[str, Samples]
+
+
+def check(bench: Bench, case: Case, *, numpy_path: bool) -> Checked:
+    """Raises ValueError where an answer is wrong."""
     ours, theirs = bench.scratch / "checked.gguf", bench.scratch / "other.gguf"
     for path in (ours, theirs):
         path.unlink(missing_ok=True)
     run_once(*bench.fastconv_commands(case, ours))
-    checked = {}
-    if bench.llama_cpp is None or case.type != "q6_k":  # the search for scales takes NumPy six minutes
+    checked = Checked(ours.stat().st_size, {}, {})
+
+    def run(name: str, commands: list[list[str]]) -> None:
+        seconds, peak = run_once(*commands)
+        checked.samples[name] = Samples([seconds], [peak])
+
+    if numpy_path and case.in_numpy:
         run_once(*bench.numpy_commands(case, theirs, "--ordered"))
-        checked["NumPy"] = check_tensors(ours, theirs)
+        checked.compared["NumPy"] = check_tensors(ours, theirs)
         theirs.unlink()
-    if bench.llama_cpp and not case.lora:
-        run_once(*bench.llama_cpp_commands(case, theirs))
-        check_tensors(ours, theirs)
-        checked["llama.cpp"] = "whole file equal" if same_file(ours, theirs) else "all tensors equal"
-    size = ours.stat().st_size
+    if bench.llama_cpp:
+        run("llama.cpp", bench.llama_cpp_commands(case, theirs))
+        if not case.lora:
+            check_tensors(ours, theirs)
+            checked.compared["llama.cpp"] = "whole file equal" if same_file(ours, theirs) else "all tensors equal"
+        theirs.unlink()
     ours.unlink()
-    theirs.unlink(missing_ok=True)
-    return size, checked
+    return checked
 
 
-def measure_case(bench: Bench, case: Case, rounds: int, slow_rounds: int) -> dict:
+def measure_case(bench: Bench, case: Case, rounds: int, slow_rounds: int, *, numpy_path: bool) -> dict:
     """One case: checked, then timed."""
-    size, checked = check(bench, case)
-    print(f"{case.name}: {size:,} bytes; {checked}", flush=True)
+    checked = check(bench, case, numpy_path=numpy_path)
+    print(f"{case.name}: {checked.size:,} bytes; {checked.compared}", flush=True)
     outfile = bench.scratch / "out.gguf"
     contenders: dict[str, tuple[int, Callable[[], list[list[str]]]]] = {
         "fastconv": (rounds, lambda: bench.fastconv_commands(case, outfile)),
-        "floor": (rounds, lambda: bench.floor_commands(size, outfile, sync=False)),
-        "floor, synced": (rounds, lambda: bench.floor_commands(size, outfile, sync=True)),
+        "floor": (rounds, lambda: bench.floor_commands(checked.size, outfile, sync=False)),
+        "floor, synced": (rounds, lambda: bench.floor_commands(checked.size, outfile, sync=True)),
     }
-    if case.type != "q6_k":
+    if case.lora:
+        contenders["fastconv without LoRA"] = (rounds, lambda: bench.fastconv_commands(Case(case.type), outfile))
+    if numpy_path and case.in_numpy:
         contenders["NumPy"] = (slow_rounds, lambda: bench.numpy_commands(case, outfile))
         contenders["gguf.quants"] = (slow_rounds, lambda: bench.numpy_commands(case, outfile, "--quantizer", "gguf"))
     if bench.llama_cpp:
         contenders["llama.cpp"] = (slow_rounds, lambda: bench.llama_cpp_commands(case, outfile))
 
-    samples = {name: Samples() for name in contenders}
+    samples = {name: checked.samples.get(name, Samples()) for name in contenders}
     for turn in range(max(n for n, _ in contenders.values())):
         for name, (n, commands) in contenders.items():
-            if turn >= n:
+            if turn >= n or len(samples[name].seconds) >= n:
                 continue
+            warm(bench.model)
             seconds, peak = run_once(*commands())
             outfile.unlink()
             samples[name].seconds.append(seconds)
@@ -92,8 +110,8 @@ def measure_case(bench: Bench, case: Case, rounds: int, slow_rounds: int) -> dic
     for name, summary in summaries.items():
         t = summary["seconds"]
         peak = summary["peak_rss"] / 1e6
-        print(f"  {name:14} {t['min']:8.3f} {t['median']:8.3f} {t['max']:8.3f} s {peak:8.0f} MB", flush=True)
-    return {"output_bytes": size, "checked": checked, "contenders": summaries}
+        print(f"  {name:21} {t['min']:8.3f} {t['median']:8.3f} {t['max']:8.3f} s {peak:8.0f} MB", flush=True)
+    return {"output_bytes": checked.size, "checked": checked.compared, "contenders": summaries}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -105,6 +123,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="of fastconv and the floor")
     parser.add_argument("--slow-rounds", type=int, default=3, help="of all others")
     parser.add_argument("--cases", default=",".join(case.name for case in CASES), help="comma-separated")
+    parser.add_argument("--no-numpy", action="store_true", help="leave out the NumPy path, which takes minutes")
     parser.add_argument("--tiny", action="store_true", help="a model of seconds, to try the benchmark itself")
     parser.add_argument(
         "--llama-cpp", type=Path, nargs=2, metavar=("SOURCE", "BIN"), help="its source tree and folder of built tools"
@@ -140,7 +159,9 @@ def main() -> None:
         if case.name in wanted:
             warm(bench.model)
             warm(bench.adapter)
-            result["cases"][case.name] = measure_case(bench, case, arguments.rounds, arguments.slow_rounds)
+            result["cases"][case.name] = measure_case(
+                bench, case, arguments.rounds, arguments.slow_rounds, numpy_path=not arguments.no_numpy
+            )
             arguments.results.mkdir(parents=True, exist_ok=True)
             (arguments.results / "end_to_end.json").write_text(json.dumps(result, indent=2) + "\n")
 

@@ -80,6 +80,11 @@ def table(end_to_end: dict, memory: dict | None) -> str:
         "renames it, the floor does not. llama.cpp: convert_hf_to_gguf.py, export-lora and quantize (b11434), as "
         f"the case needs. Outputs were checked before anything was timed: {checks(end_to_end)}. {rounds(end_to_end)}",
     ]
+    notes += [
+        f"{name}: {ratio(case, 'fastconv', 'fastconv without LoRA')} the time without, in the same rounds."
+        for name, case in end_to_end["cases"].items()
+        if "fastconv without LoRA" in case["contenders"]
+    ]
     if memory is not None:
         peaks = "; ".join(
             f"{name} {sizes['1x']['peak_rss'] / 1e6:.0f} and {sizes['4x']['peak_rss'] / 1e6:.0f} MB"

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 
 Entries = Mapping[str, tuple[np.ndarray, Sequence[float]]]
@@ -15,18 +14,24 @@ Entries = Mapping[str, tuple[np.ndarray, Sequence[float]]]
 
 
 def random_entries(shapes: Mapping[str, tuple[int, ...]], seed: int = 5) -> dict[str, tuple[np.ndarray, list[float]]]:
-    """Sums as activations make them: heavy-tailed over the columns. shapes: of the weights, output dimension first."""
+    """Sums that differ much over the columns, as activations make them; the same on every machine.
+
+    shapes: of the weights, output dimension first; of eight experts the fourth was never used.
+    """
     rng = np.random.default_rng(seed)
     entries = {}
     for name, shape in shapes.items():
         n_matrices = int(np.prod(shape[:-2]))
-        counts = [float(512 + 7 * i) for i in range(n_matrices)]
-        sums = rng.lognormal(0, 1.5, (n_matrices, shape[-1])) * np.array(counts)[:, None]
-        entries[name] = (sums.astype(np.float32), counts)
+        counts = [0.0 if n_matrices == 8 and i == 3 else float(512 + 7 * i) for i in range(n_matrices)]
+        uniform = rng.random((n_matrices, shape[-1]), dtype=np.float32)
+        squared = uniform * uniform
+        entries[name] = (squared * squared * np.array(counts, np.float32)[:, None], counts)
     return entries
 
 
 def write_gguf(path: Path, entries: Entries, *, chunks: int = 4, datasets: Sequence[str] = ("wiki.txt",)) -> None:
+    import gguf
+
     writer = gguf.GGUFWriter(path, "imatrix")
     # llama-imatrix states no architecture.
     writer.kv_data[0].clear()
@@ -49,7 +54,9 @@ def dat_bytes(entries: Entries, *, trailer: bytes | None = None, chunks: int = 4
     for name, (sums, counts) in entries.items():
         label = name.encode()
         calls = 3
-        means = (sums / np.array(counts, np.float32).reshape(-1, 1) * np.float32(calls)).astype("<f4")
+        used = np.array(counts, np.float32).reshape(-1, 1)
+        means = np.where(used > 0, sums, 1) / np.where(used > 0, used, 1) * np.float32(calls)
+        means = means.astype("<f4")
         parts.append(struct.pack(f"<i{len(label)}sii", len(label), label, calls, means.size) + means.tobytes())
     if trailer is None:
         trailer = struct.pack(f"<ii{len(dataset)}s", chunks, len(dataset), dataset.encode())

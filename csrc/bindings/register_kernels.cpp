@@ -85,6 +85,10 @@ Array<float> dequantize(const Array<uint8_t>& blocks, const std::string& type_na
   const uint8_t* from = blocks.data();
   float* to = out.mutable_data();
   py::gil_scoped_release release;
+  if (is_planar(type)) {
+    for (int64_t row = 0; row < n_rows; ++row) decode(from + row * n_bytes, to + row * n_cols, n_cols);
+    return out;
+  }
   split(n_rows * n_cols / info.block_size, threads, [&](int64_t first, int64_t count) {
     decode(from + first * info.block_bytes, to + first * info.block_size, count * info.block_size);
   });

@@ -4,7 +4,7 @@
 // Source: quantize_row_iq4_nl_impl and best_index_int8 in ggml-quants.c of llama.cpp b11434.
 #pragma once
 
-#include "isa/lanes.hpp"
+#include "blocks/columns.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
@@ -150,14 +150,6 @@ struct IQ4 {
     return select(equal(scale, scale), scale, from_bits(splat(static_cast<int32_t>(0xFFC00000))));
   }
 
-  // out[i] lane b: element `at` + i of rows[b].
-  FASTCONV_INLINE static void load_columns(const float* const (&rows)[kLanes], int at, F32* out) {
-    F32 m[kLanes];
-    for (int b = 0; b < kLanes; ++b) m[b] = load(rows[b] + at);
-    transpose(m);
-    for (int i = 0; i < kLanes; ++i) out[i] = m[i];
-  }
-
   FASTCONV_INLINE static F32 inverse_or_zero(F32 a) {
     return select(equal(a, splat(0.0f)), splat(0.0f), splat(1.0f) / a);
   }
@@ -174,18 +166,9 @@ struct IQ4 {
     store(y + 16, splat(d) * lookup(kValues, shift_right<4>(both)));
   }
 
-  // sigma2 of each of the `n` runs of n_elements from x on, in the lanes from 0 on: twice the mean of the squares,
-  // summed one after the other.
-  static F32 sigma2(const float* x, int64_t n, int n_elements) {
-    const float* rows[kLanes];
-    for (int b = 0; b < kLanes; ++b) rows[b] = x + (b < n ? b : n - 1) * n_elements;
-    F32 sum = splat(0.0f);
-    for (int at = 0; at < n_elements; at += kLanes) {
-      F32 v[kLanes];
-      load_columns(rows, at, v);
-      for (const F32& a : v) sum = sum + a * a;
-    }
-    return sum * splat(2.0f / static_cast<float>(n_elements));
+  // sigma2 of each of `n` runs of n_elements, one per lane: twice the mean of the squares.
+  FASTCONV_INLINE static F32 sigma2(const float* x, int64_t n, int n_elements) {
+    return sums_of_squares(x, n, n_elements) * splat(2.0f / static_cast<float>(n_elements));
   }
 
   // The blocks of whole rows of n_cols, in groups of one per lane.

@@ -16,7 +16,8 @@ constexpr double kBf16Max = 0x1.fefffep+127;
 // the largest magnitude itself for tq1_0 and tq2_0.
 // For iq4_nl the scale is a weighted mean of x / value over elements of which each lies next to its value in one try:
 // most where value 1 stands for 7, all weight is there, and the try has the least inverse scale, 120 / max_abs: 7 /
-// 120. iq4_xs divides by 32.
+// 120. iq4_xs divides by 32. For iq3 it is a weighted mean of x / value with values of 1 and more, times 1.0125 / 31
+// for iq3_xxs and 1.033 / 31 for iq3_s.
 constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"f32", 0, 1, 4, kF32Max, true, false},
     {"f16", 1, 1, 2, kF16Max, true, false},
@@ -36,8 +37,8 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"q2_k", 10, 256, 84, kF16Max, true, false},
     {"iq4_nl", 20, 32, 18, 17 * kF16Max, true, false},
     {"iq4_xs", 23, 256, 136, 32 * 17 * kF16Max, true, false},
-    {"iq3_s", 21, 256, 110, 0, false, false},
-    {"iq3_xxs", 18, 256, 98, 0, false, false},
+    {"iq3_s", 21, 256, 110, 30 * kF16Max, true, false},
+    {"iq3_xxs", 18, 256, 98, 30 * kF16Max, true, false},
     {"iq2_s", 22, 256, 82, 0, true, false},
     {"iq2_xs", 17, 256, 74, 0, true, true},
     {"iq2_xxs", 16, 256, 66, 0, true, true},
@@ -54,6 +55,8 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"q4_1_v2", -1, 32, 24, kF32Max / 2, true, false},
     {"q4_2", -1, 16, 10, 0, true, false},
     {"q4_3", -1, 16, 12, 0, true, false},
+    {"q4_0_planar", -1, 32, 20, 0, true, false},
+    {"q4_1_planar", -1, 32, 24, 0, true, false},
     {"i8", 24, 1, 1, 0, false, false},
     {"i16", 25, 1, 2, 0, false, false},
     {"i32", 26, 1, 4, 0, false, false},
@@ -69,6 +72,8 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
 }  // namespace
 
 const TypeInfo& type_info(Type type) { return kTypes[static_cast<size_t>(type)]; }
+
+bool is_planar(Type type) { return type == Type::q4_0_planar || type == Type::q4_1_planar; }
 
 Type todays_type(Type type) {
   switch (type) {

@@ -17,6 +17,8 @@ enum class Type : uint8_t {
   // Blocks of the files that llama.cpp wrote before GGJT v3; source: llama.cpp pull requests 1405 and 1508 (May 2023),
   // 1046 and 1082 (q4_2 and q4_3, of April 2023).
   q4_0_v1, q4_1_v1, q5_0_v1, q5_1_v1, q8_0_v1, q4_0_v2, q4_1_v2, q4_2, q4_3,
+  // The first of all, of March 2023: a row holds its scales, then its levels.
+  q4_0_planar, q4_1_planar,
   // Held by checkpoints, never converted: copied at most.
   i8, i16, i32, i64, u8, boolean, mxfp4, nvfp4, q2_0, q1_0,
   count
@@ -36,6 +38,9 @@ struct TypeInfo {
 };
 
 const TypeInfo& type_info(Type type);
+
+// Whether blocks are not contiguous: the parts of one lie apart in their row, so only whole rows can be decoded.
+bool is_planar(Type type);
 
 // Today's type of the same levels: that of a block which differs in the order of its levels or the width of its scales
 // alone. Every other type is its own. Between types that share it, blocks are repacked (blocks/repack.hpp).

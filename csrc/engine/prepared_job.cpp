@@ -35,10 +35,11 @@ PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t t
   if (!job.deltas.empty()) merger = std::make_unique<Merger>(job.deltas, job.source.n_rows, job.source.n_cols, kernels);
   if (is_weighted(job, kernels)) importance = std::make_unique<ImportanceReader>(job, kernels);
   if (tile_bytes == 0) tile_bytes = merger || importance ? kTallTileBytes : kTileBytes;
-  division = divide(source, merger != nullptr || importance != nullptr, tile_bytes);
+  const std::vector<Piece>& pieces = job.source.pieces;
+  const bool planar = std::any_of(pieces.begin(), pieces.end(), [](const Piece& p) { return is_planar(p.type); });
+  division = divide(source, merger != nullptr || importance != nullptr || planar, tile_bytes);
   element_bytes = (source.row_bytes() - 1) / std::max<int64_t>(source.n_cols(), 1) + 1;
   max_abs = std::numeric_limits<double>::max();
-  const std::vector<Piece>& pieces = job.source.pieces;
   decodes = std::all_of(pieces.begin(), pieces.end(), [](const Piece& p) { return type_info(p.type).decodes; });
   for (const Output& output : job.outputs) {
     copies.push_back(!merger && source.stored_as(output.type));

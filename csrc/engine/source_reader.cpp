@@ -46,7 +46,7 @@ void pack(const std::byte* src, int element_bytes, int64_t stride, int64_t n, st
 
 // One piece, whole rows one after the other.
 bool is_contiguous(const Source& source) {
-  if (source.pieces.size() != 1 || !source.rows.empty()) return false;
+  if (source.pieces.size() != 1 || !source.rows.empty() || is_planar(source.pieces[0].type)) return false;
   const Piece& piece = source.pieces[0];
   return (piece.col_stride == 1 || piece.n_cols <= 1) && (piece.row_stride == piece.n_cols || piece.n_rows <= 1);
 }
@@ -140,7 +140,7 @@ void SourceReader::decode(const Piece& piece, int64_t row, int64_t n_rows, int64
                           int64_t dst_stride) const {
   if (piece.col_stride != 1) return decode_strided(piece, row, n_rows, col, n_cols, dst, dst_stride);
   const DecodeFn decode_row = kernels_.of(piece.type).decode;
-  if (n_cols == piece.row_stride && n_cols == dst_stride)
+  if (n_cols == piece.row_stride && n_cols == dst_stride && !is_planar(piece.type))
     return decode_row(element(piece, row, col), dst, n_rows * n_cols);
   for (int64_t i = 0; i < n_rows; ++i) decode_row(element(piece, row + i, col), dst + i * dst_stride, n_cols);
 }

@@ -84,6 +84,8 @@ void validate(const Piece& piece) {
         (piece.n_rows > 1 && piece.row_stride % info.block_size))
       reject("a piece does not divide into " + type + " blocks");
   }
+  if (is_planar(piece.type) && piece.n_rows > 1 && piece.row_stride != piece.n_cols)
+    reject("a piece of " + type + " does not hold whole rows");
   const int64_t last_row = checked_mul(piece.n_rows - 1, piece.row_stride);
   const int64_t end = checked_add(checked_add(last_row, checked_mul(piece.n_cols - 1, piece.col_stride)), 1);
   const int64_t end_bytes = checked_add(piece.offset, checked_mul(end / info.block_size, info.block_bytes));

@@ -82,7 +82,8 @@ void MappedFile::read_ahead(int64_t begin, int64_t end) const {
 void MappedFile::release(int64_t begin, int64_t end) const {
 #ifdef __linux__
   const int64_t start = align_down(begin, kFaultAround);
-  madvise(data_ + start, static_cast<size_t>(end - start), MADV_DONTNEED);
+  const int64_t stop = std::min(align_down(end + kFaultAround - 1, kFaultAround), size());
+  madvise(data_ + start, static_cast<size_t>(stop - start), MADV_DONTNEED);
 #else
   (void)begin, (void)end;
 #endif

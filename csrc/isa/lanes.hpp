@@ -39,6 +39,10 @@ FASTCONV_INLINE void store(float* p, F32 a) {
   for (int i = 0; i < kRegs; ++i) reg::store(p + i * reg::kWidth, a.r[i]);
 }
 FASTCONV_INLINE I32 load(const int32_t* p) { FASTCONV_LIFT(I32, reg::load(p + i * reg::kWidth)); }
+FASTCONV_INLINE void store(int32_t* p, I32 a) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kRegs; ++i) reg::store(p + i * reg::kWidth, a.r[i]);
+}
 FASTCONV_INLINE F32 splat(float x) { FASTCONV_LIFT(F32, reg::splat(x)); }
 FASTCONV_INLINE I32 splat(int32_t x) { FASTCONV_LIFT(I32, reg::splat(x)); }
 

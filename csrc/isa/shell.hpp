@@ -4,6 +4,7 @@
 #pragma once
 
 #include "blocks/plain.hpp"
+#include "blocks/planar.hpp"
 #include "blocks/q4_0.hpp"
 #include "blocks/q4_1.hpp"
 #include "blocks/q4_2.hpp"
@@ -21,6 +22,7 @@ namespace fastconv::FASTCONV_ISA_NAMESPACE {
 
 extern const KernelTable kTable;
 extern const TypeKernels kIQ2_XXS, kIQ2_XS, kIQ2_S, kIQ1_S, kIQ1_M;  // isa/<isa>/iq2.cpp
+extern const TypeKernels kIQ3_XXS, kIQ3_S;                           // isa/<isa>/iq3.cpp
 extern const TypeKernels kIQ4_NL, kIQ4_XS;                           // isa/<isa>/iq4.cpp
 extern const TypeKernels kQ5_K, kQ4_K, kQ3_K, kQ2_K;                 // isa/<isa>/k_quants.cpp
 extern const TypeKernels kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ6_K;          // isa/<isa>/weighted.cpp
@@ -85,6 +87,8 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::iq2_xxs, kIQ2_XXS);
   put(Type::iq1_m, kIQ1_M);
   put(Type::iq1_s, kIQ1_S);
+  put(Type::iq3_s, kIQ3_S);
+  put(Type::iq3_xxs, kIQ3_XXS);
   put(Type::iq4_nl, kIQ4_NL);
   put(Type::iq4_xs, kIQ4_XS);
   put(Type::q5_k, kQ5_K);
@@ -102,6 +106,8 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::q4_1_v2, kBlocks<Q4_1_v2>);
   put(Type::q4_2, kDecoder<Q4_2>);
   put(Type::q4_3, kDecoder<Q4_3>);
+  put(Type::q4_0_planar, kDecoder<Q4_0_planar>);
+  put(Type::q4_1_planar, kDecoder<Q4_1_planar>);
   table.repacks = kRepacks;
   return table;
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastconv import engine
 from fastconv.adapter.attach import attach_adapters
 from fastconv.adapter.delta import AdapterSummary, MergedTensor
+from fastconv.adapter.lit_settings import LitLoraOptions, parse_qkv
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
@@ -20,7 +21,7 @@ from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
 from fastconv.layout.targets import Layout, layout_for
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
-from fastconv.plan.importance import PlannedTensor, importance_by_name
+from fastconv.plan.importance import with_importance
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.plan.recipe import recipe_for
 from fastconv.plan.stored_types import check_types, requantization_notes, rounding_notes
@@ -30,7 +31,7 @@ from fastconv.vocab.load import load_vocabulary
 from fastconv.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from fastconv.checkpoint.imatrix import Importance, ImportanceMatrix
+    from fastconv.checkpoint.imatrix import ImportanceMatrix
 
 # Configurations, tokenizers, chat templates and model cards.
 _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
@@ -88,8 +89,8 @@ def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
     engine.instruction_set()
     checkpoint = open_checkpoint(request.checkpoint_path)
-    layout = layout_for(request.to, checkpoint)
-    adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters)
+    layout = layout_for(request, checkpoint)
+    adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters, _lit_options(request))
     model = adapted.model
     vocabulary = _vocabulary(request, checkpoint, model) if layout.has_vocabulary else None
     tensors = {} if request.vocab_only else layout.arrange(model, adapted.tensors)
@@ -100,14 +101,14 @@ def prepare(request: ConvertRequest) -> Preparation:
         for file_type in file_types
         for laid_out in layout.lay_out(model, tensors, vocabulary, file_type, request, recipe)
     )
-    importance, importance_notes = importance_by_name(recipe.imatrix, _planned_tensors(files))
     check_targets(
         {file.path: file.laid_out.size for file in files},
         _input_files(request, checkpoint, adapted.tensors),
         overwrite=request.overwrite,
         folders={file.folder for file in files if file.folder is not None},
     )
-    jobs = _jobs(model, tensors, [file.laid_out for file in files], importance)
+    jobs = _jobs(model, tensors, [file.laid_out for file in files])
+    jobs, importance_notes = with_importance(jobs, [file.type for file in files], recipe.imatrix)
     check_types(jobs)
     notes = (*model.notes, *requantization_notes(jobs), *importance_notes)
     return Preparation(
@@ -192,6 +193,11 @@ def convert(
     rope_base: float | None = None,
     model_name: str | None = None,
     checkpoint_name: str | None = None,
+    lora_alpha: float | None = None,
+    lora_r: int | None = None,
+    lora_qkv: str | None = None,
+    lora_layout: str | None = None,
+    litgpt_layout: str = "split",
     shard_size: int | str | None = None,
     weights_format: str | None = None,
     overwrite: bool = False,
@@ -200,7 +206,7 @@ def convert(
 ) -> ConversionResult:
     """Convert a checkpoint, LoRA adapters merged on the way, into quantized files in one streaming pass.
 
-    source: folder or file of weights. outfile: default beside the source. to: gguf, ggjt, ggjt-v1 to -v3, hf.
+    source: folder or file of weights. outfile: default beside the source. to: gguf, ggjt, ggjt-v1 to -v3, hf, litgpt.
     outtype: auto or a file type such as q4_0; several write one file each from one read. lora: a path, or several paths
     or (path, scale) pairs, which add up. pure to imatrix: as in llama-quantize; tensor_types: regular expression ->
     type, the first found in a tensor's name counts; imatrix: importance matrix of llama-imatrix, GGUF or .dat.
@@ -230,12 +236,22 @@ def convert(
         rope_base=rope_base,
         model_name=model_name,
         checkpoint_name=checkpoint_name,
+        lora_alpha=lora_alpha,
+        lora_r=lora_r,
+        lora_qkv=lora_qkv,
+        lora_layout=lora_layout,
+        litgpt_layout=litgpt_layout,
         shard_size=byte_size(shard_size) if shard_size is not None else DEFAULT_SHARD_SIZE,
         weights_format=weights_format,
         overwrite=overwrite,
         nonfinite=nonfinite,
     )
     return execute(prepare(request), progress)
+
+
+def _lit_options(request: ConvertRequest) -> LitLoraOptions:
+    qkv = None if request.lora_qkv is None else parse_qkv(request.lora_qkv)
+    return LitLoraOptions(request.lora_alpha, request.lora_r, qkv, request.lora_layout)
 
 
 def _vocabulary(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel) -> Vocabulary:
@@ -271,14 +287,6 @@ def _open_imatrix(request: ConvertRequest) -> ImportanceMatrix | None:
     return read_imatrix(request.imatrix)
 
 
-def _planned_tensors(files: Sequence[PlannedFile]) -> list[PlannedTensor]:
-    return [
-        PlannedTensor(placed.name, placed.shape, placed.type, file.type)
-        for file in files
-        for placed in file.laid_out.tensors
-    ]
-
-
 def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mapping[str, MergedTensor]) -> list[str]:
     """Files that no target may replace: all weights, and what stands beside them and may be read."""
     files = dict.fromkeys(checkpoint.files)
@@ -299,12 +307,7 @@ def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mappi
     return list(files)
 
 
-def _jobs(
-    model: NamedModel,
-    tensors: Mapping[str, MergedTensor],
-    layouts: Sequence[LaidOut],
-    importance: Mapping[str, Importance],
-) -> tuple[TensorJob, ...]:
+def _jobs(model: NamedModel, tensors: Mapping[str, MergedTensor], layouts: Sequence[LaidOut]) -> tuple[TensorJob, ...]:
     """One job per source tensor, in the order of the first file, with an output per file that holds it."""
     outputs: dict[str, list[TensorOutput]] = {}
     names: dict[str, str] = {}
@@ -325,7 +328,6 @@ def _jobs(
                 merged.base,
                 merged.deltas,
                 tuple(outputs[canonical]),
-                importance.get(name),
             )
         )
     return tuple(jobs)

@@ -115,7 +115,7 @@ def _gguf(checkpoint: Checkpoint) -> Inspection:
     tokens = values.get("tokenizer.ggml.tokens", ())
     return Inspection(
         checkpoint.path,
-        "gguf",
+        "adapter" if values.get("general.type") == "adapter" else "gguf",
         "gguf",
         architecture,
         {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)},

@@ -15,6 +15,7 @@ TARGETS: dict[str, tuple[str, int]] = {
     "ggjt-v2": ("ggjt", 2),
     "ggjt-v3": ("ggjt", 3),
     "hf": ("hf", 0),
+    "litgpt": ("litgpt", 0),
 }
 """--to -> (layout, version)."""
 
@@ -23,9 +24,10 @@ _MOST_THREADS = 1 << 16
 _LONGEST_CONTEXT = (1 << 31) - 1  # what readers of either format hold
 
 # Formats whose target is a folder, and what it is called beside the input.
-_FOLDERS = {"hf": "hf-model"}
+_FOLDERS = {"hf": "hf-model", "litgpt": "litgpt-model"}
 # Suffixes of a file of weights alone.
 WEIGHTS_FORMATS = ("safetensors", "bin", "pth")
+LITGPT_LAYOUTS = ("split", "interleaved")
 DEFAULT_SHARD_SIZE = 5 * 10**9
 
 NON_FINITE = ("error", "keep", "clamp")
@@ -44,6 +46,8 @@ class ConvertRequest:
     --outfile ends, else safetensors. shard_size: bytes of one file there.
 
     checkpoint_name: file inside the source, a folder. model_name: LitGPT's, None: from the files beside the checkpoint.
+    lora_alpha, lora_r, lora_qkv ("q,v"), lora_layout: of Lit-GPT's LoRAs, None: as they say themselves.
+    litgpt_layout: of the QKV that --to litgpt writes.
 
     Raises UsageError where options contradict each other or name what does not exist.
     """
@@ -68,6 +72,11 @@ class ConvertRequest:
     rope_base: float | None = None
     model_name: str | None = None
     checkpoint_name: str | None = None
+    lora_alpha: float | None = None
+    lora_r: int | None = None
+    lora_qkv: str | None = None
+    lora_layout: str | None = None
+    litgpt_layout: str = LITGPT_LAYOUTS[0]
     weights_format: str | None = None
     shard_size: int = DEFAULT_SHARD_SIZE
     overwrite: bool = False
@@ -108,6 +117,9 @@ class ConvertRequest:
             raise UsageError("unknown --format", found=self.weights_format, expected=expected)
         if self.weights_format is not None and TARGETS[self.to][0] != "hf":
             raise UsageError("--format is for --to hf", found=f"--to {self.to}")
+        if self.litgpt_layout not in LITGPT_LAYOUTS:
+            expected = f"one of {', '.join(LITGPT_LAYOUTS)}"
+            raise UsageError("unknown --litgpt-layout", found=self.litgpt_layout, expected=expected)
         if self.shard_size < 1:
             raise UsageError("--shard-size is out of range", found=self.shard_size, expected="1 or more")
         if not self.outtypes:
@@ -174,7 +186,8 @@ class ConvertRequest:
     def _outfile_format(self) -> str | None:
         """What --outfile ends in, if it names a file of weights."""
         suffix = os.path.splitext(self.outfile or "")[1].removeprefix(".")
-        return suffix if suffix in WEIGHTS_FORMATS and not os.path.isdir(self.outfile or "") else None
+        formats = WEIGHTS_FORMATS if self.to == "hf" else ("pth",)
+        return suffix if suffix in formats and not os.path.isdir(self.outfile or "") else None
 
 
 def byte_size(value: int | str) -> int:

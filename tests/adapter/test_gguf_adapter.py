@@ -58,6 +58,7 @@ def test_the_same_as_the_adapter_of_peft(tmp_path: Path, source: str) -> None:
     assert results[0].delta_ratios == results[1].delta_ratios
     assert [result.adapters[0].n_tensors for result in results] == [2 * len(factors)] * 2
     assert results[0].adapters[0].scales == results[1].adapters[0].scales
+    assert [fastconv.inspect(tmp_path / name).kind for name in ("a.gguf", "m.gguf")] == ["adapter", "gguf"]
 
 
 def test_embeddings_norms_and_ranks_of_their_own(tmp_path: Path) -> None:

@@ -35,13 +35,19 @@ def tokens(n_vocab: int = SHAPE.n_vocab) -> list[tuple[bytes, float]]:
 
 
 def write_old(
-    path: Path, container: str, tensors: dict[str, np.ndarray], outtype: str, n_parts: int = 1, scored: bool = True
+    path: Path,
+    container: str,
+    tensors: dict[str, np.ndarray],
+    outtype: str,
+    n_parts: int = 1,
+    scored: bool = True,
+    shape: LlamaShape = SHAPE,
 ) -> None:
     """The file, or the parts, of the versions before GGJT: no alignment, and no scores in the first."""
-    ordered = files.in_file_order(tensors, SHAPE)
+    ordered = files.in_file_order(tensors, shape)
     for part in range(n_parts):
         out = MAGICS[container]
-        fields = (SHAPE.n_vocab, SHAPE.n_embd, 192, SHAPE.n_head, SHAPE.n_layer, 16, files.FTYPES[outtype])
+        fields = (shape.n_vocab, shape.n_embd, 192, shape.n_head, shape.n_layer, 16, files.FTYPES[outtype])
         out += struct.pack("<7I", *fields)
         for text, score in tokens():
             out += struct.pack("<I", len(text)) + text + (struct.pack("<f", score) if scored else b"")
@@ -223,6 +229,60 @@ def test_the_types_of_april_2023(
     want = ggml.quantize(oracle.decode(stored["layers.1.feed_forward.w1.weight"], type_name), today).tobytes()
     assert found["blk.1.ffn_gate.weight"][0] == today
     assert found["blk.1.ffn_gate.weight"][2] == want
+
+
+@pytest.mark.parametrize("outtype", ["q4_0", "q4_1"])
+@pytest.mark.parametrize("n_parts", [1, 2])
+def test_the_rows_of_march_2023(
+    tmp_path: Path, tensors: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, outtype: str, n_parts: int
+) -> None:
+    """All scales of a row, then all its levels; in parts too, whose columns are joined."""
+    wide = {name: np.tile(values, (1,) * (values.ndim - 1) + (8,)) for name, values in tensors.items()}
+    shape = LlamaShape(n_embd=512, n_ff=1536, n_head_kv=4)
+    wide = {name: np.resize(wide[name], dims) for name, dims in shape.tensor_shapes().items()}
+
+    def planar(values: np.ndarray, stored: str, version: int) -> bytes:
+        if stored == "f32":
+            return plain(values, stored, version)
+        return b"".join(planar_row(row, stored) for row in values)
+
+    plain = blocks.encode
+    monkeypatch.setattr(blocks, "encode", planar)
+    write_old(tmp_path / "old.bin", "ggml", wide, outtype, n_parts, scored=False, shape=shape)
+    monkeypatch.undo()
+    (tmp_path / "tokenizer.model").write_bytes(spm_model(shape.n_vocab))
+    result = fastconv.convert(tmp_path / "old.bin", tmp_path / "new.gguf", vocab_dir=tmp_path, outtype="f32")
+    assert not any("quality" in note for note in result.notes)
+    found = gguf_tensors(tmp_path / "new.gguf")
+    for name, values in expected_tensors(wide, shape).items():
+        want = values
+        if values.ndim == 2:
+            parts = [values]
+            if n_parts > 1 and name.split(".")[-2] in ("token_embd", "attn_output", "ffn_down"):
+                parts = np.split(values, n_parts, axis=1)
+            want = np.hstack([stored_planar(np.ascontiguousarray(part), outtype) for part in parts])
+        assert found[name][2] == want.astype("<f4").tobytes(), name
+    kept = fastconv.convert(tmp_path / "old.bin", tmp_path / "kept.gguf", vocab_dir=tmp_path)
+    assert kept.outputs[0].type == outtype
+    assert f"16 of {outtype}_planar" in "".join(kept.notes)
+
+
+def planar_row(row: np.ndarray, outtype: str) -> bytes:
+    """As ggml did: amax / 7, or the range in 15 steps; levels in pairs."""
+    x = row.reshape(-1, 32)
+    if outtype == "q4_0":
+        heads = [np.abs(x).max(axis=1) / np.float32(7)]
+        q = np.rint(x / heads[0][:, None]) + 8
+    else:
+        heads = [x.min(axis=1), (x.max(axis=1) - x.min(axis=1)) / np.float32(15)]
+        q = np.rint((x - heads[0][:, None]) / heads[1][:, None])
+    q = q.astype(np.uint8)
+    return b"".join(head.astype("<f4").tobytes() for head in heads) + (q[:, 0::2] | q[:, 1::2] << 4).tobytes()
+
+
+def stored_planar(values: np.ndarray, outtype: str) -> np.ndarray:
+    raw = np.stack([np.frombuffer(planar_row(row, outtype), np.uint8) for row in values])
+    return oracle.decode(raw, f"{outtype}_planar")
 
 
 def changed_header(path: Path, at: int, value: int) -> None:

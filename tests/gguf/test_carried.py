@@ -14,7 +14,7 @@ import pytest
 import fastconv
 from fastconv.errors import AdapterError, CheckpointError, FastconvError
 from fastconv.types import TYPES
-from tests.e2e.conftest import gguf_tensors, write_adapter
+from tests.e2e.conftest import gguf_name, gguf_tensors, interleave, merged, write_adapter
 from tests.gguf import carried_cases
 from tests.gguf.carried_cases import CASES, CarriedCase
 from tests.gguf.cases import CASES as CONVERTED
@@ -24,6 +24,7 @@ from tests.models import LlamaShape, write_hf, write_safetensors
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDED = json.loads((GOLDEN / "carried" / "sha256.json").read_text())
+Q = gguf.GGMLQuantizationType
 CARRIED = {case.name: case for case in CASES}
 
 
@@ -111,6 +112,48 @@ def test_a_quantized_file_keeps_its_types_and_its_bytes_but_where_adapters_reach
     changed = {name for name in before if before[name] != after[name]}
     assert {before[name][:2] for name in before} == {after[name][:2] for name in after}
     assert len(changed) == len(factors) == len(result.delta_ratios)
+
+
+def test_an_adapter_on_quantized_weights_is_added_to_their_values(tmp_path: Path) -> None:
+    shape = SHAPES["grouped"]
+    write_hf(tmp_path / "m", shape)
+    factors = write_adapter(tmp_path / "a", shape)
+    fastconv.convert(tmp_path / "m", tmp_path / "q.gguf", outtype="q8_0")
+    fastconv.convert(tmp_path / "q.gguf", tmp_path / "out.gguf", lora=tmp_path / "a", outtype="f32")
+    before, after = gguf_tensors(tmp_path / "q.gguf"), gguf_tensors(tmp_path / "out.gguf")
+    for name, (a, b) in factors.items():
+        stored = gguf_name(name, shape.n_layer)
+        heads = {"q_proj": shape.n_head, "k_proj": shape.n_head_kv}.get(name.split(".")[-2])
+        kind, dims, raw = before[stored]
+        base = gguf.quants.dequantize(np.frombuffer(raw, np.uint8).reshape(dims[0], -1), Q[kind.upper()])
+        want = merged(base, a, interleave(b, heads) if heads else b, 2.0)
+        assert after[stored] == ("f32", dims, want.tobytes()), stored
+
+
+@pytest.mark.parametrize("kind", [name for name, info in TYPES.items() if info.ggml_type >= 0 and info.decodes])
+def test_every_type_is_decoded_as_by_gguf(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(4)
+    info = TYPES[kind]
+    n_cols = 2 * max(info.block_size, 64)
+    raw = rng.integers(0, 250, (6, n_cols // info.block_size * info.block_bytes), dtype=np.uint8)
+    if info.block_size > 1:  # scales that are numbers: with the upper bits of f16's exponent off
+        raw &= 0xBB
+    writer = gguf.GGUFWriter(tmp_path / "in.gguf", "llama")
+    writer.add_block_count(1)
+    if info.block_size == 1:
+        values = rng.normal(size=(6, n_cols)).astype(np.float32)
+        raw = (
+            gguf.quants.quantize(values, Q[kind.upper()]).view(np.uint8)
+            if kind != "f64"
+            else values.astype("<f8").view(np.uint8)
+        )
+    writer.add_tensor("blk.0.x.weight", raw, raw_dtype=Q[kind.upper()])
+    carried_cases.finish(writer)
+    fastconv.convert(tmp_path / "in.gguf", tmp_path / "out.gguf", outtype="f32", nonfinite="keep")
+    [(found, dims, data)] = gguf_tensors(tmp_path / "out.gguf").values()
+    want = raw.view("<f8").astype("<f4") if kind == "f64" else gguf.quants.dequantize(raw, Q[kind.upper()])
+    assert (found, dims) == ("f32", (6, n_cols))
+    np.testing.assert_array_equal(np.frombuffer(data, "<f4").reshape(dims), want)
 
 
 def test_a_copy_is_a_copy(tmp_path: Path) -> None:

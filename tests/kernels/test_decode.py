@@ -12,7 +12,7 @@ from tests.oracle import blocks as oracle
 TYPES = ggml.TYPES
 BLOCKS = [name for name, info in TYPES.items() if info.decodes and info.block_size > 1]
 # Grids of thousands of points: gguf's decoder is the oracle, we write no second one.
-BY_GGUF_ALONE = ["iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"]
+BY_GGUF_ALONE = ["iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"]
 
 
 def random_blocks(type: str, n_blocks: int = 600) -> np.ndarray:

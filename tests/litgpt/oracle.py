@@ -46,6 +46,9 @@ def to_hf(directory: str, output: str) -> None:
 def merge(directory: str, base: str) -> None:
     from litgpt.scripts.merge_lora import merge_lora
 
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        for folder in (directory, base):
+            (Path(folder) / name).touch()
     merge_lora(Path(directory), Path(base), precision="32-true")
 
 
@@ -84,11 +87,9 @@ def train_lora(directory: str, output: str, seed: int, hyper: dict[str, Any], dt
     out.mkdir(parents=True)
     torch.save({"model": state}, out / "lit_model.pth.lora")
     (out / "hyperparameters.yaml").write_text(yaml.safe_dump(hyper | {"checkpoint_dir": directory, "precision": None}))
-    for name in ("model_config.yaml", "config.json", "tokenizer.json", "tokenizer_config.json"):
+    for name in ("model_config.yaml", "config.json"):
         if (Path(directory) / name).exists():
             (out / name).write_bytes((Path(directory) / name).read_bytes())
-    (out / "tokenizer.json").touch()
-    (out / "tokenizer_config.json").touch()
 
 
 TASKS = {

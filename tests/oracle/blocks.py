@@ -200,6 +200,15 @@ def nibbles(packed: Array, paired: bool) -> Array:
     return (np.stack([low, high], axis=2).reshape(-1, 32) if paired else np.hstack([low, high])).astype(np.int64)
 
 
+def decode_planar(row: Array, type: str) -> Array:
+    """A row of March 2023: minima (q4_1), scales, levels in pairs."""
+    n = len(row) // (20 if type == "q4_0_planar" else 24)
+    heads = np.ascontiguousarray(row[: len(row) - 16 * n]).view("<f4").reshape(-1, n)
+    q = nibbles(row[len(row) - 16 * n :].reshape(n, 16), paired=True).astype(F32)
+    x = (q - F32(8)) * heads[0][:, None] if len(heads) == 1 else q * heads[1][:, None] + heads[0][:, None]
+    return x.reshape(-1)
+
+
 # name -> elements, bytes of float16 scales, of the types of April 2023 in pairs
 SHORT_LIVED = {"q4_2": (16, 2), "q4_3": (16, 4)}
 
@@ -227,6 +236,8 @@ DECODERS: dict[str, tuple[int, Callable[[Array], Array]]] = {
 def decode(blocks: Array, type: str) -> Array:
     """(rows, row bytes) uint8 -> (rows, columns) float32, of the block types."""
     name, _, version = type.partition("_v")
+    if type.endswith("_planar"):
+        return np.stack([decode_planar(row, type) for row in blocks])
     if type in SHORT_LIVED:
         return decode_short_lived(blocks, type)
     if type in k_quants.DECODERS:

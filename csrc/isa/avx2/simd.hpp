@@ -21,6 +21,7 @@ using M = __m256;
 FASTCONV_REG F load(const float* p) { return _mm256_loadu_ps(p); }
 FASTCONV_REG void store(float* p, F a) { _mm256_storeu_ps(p, a); }
 FASTCONV_REG I load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+FASTCONV_REG void store(int32_t* p, I a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
 FASTCONV_REG F splat(float x) { return _mm256_set1_ps(x); }
 FASTCONV_REG I splat(int32_t x) { return _mm256_set1_epi32(x); }
 FASTCONV_REG F add(F a, F b) { return _mm256_add_ps(a, b); }

@@ -1,4 +1,4 @@
 #if defined(__x86_64__)
 #include "isa/avx512/simd.hpp"
-#include "isa/k_quants_shell.hpp"
+#include "isa/shell_k_quants.hpp"
 #endif

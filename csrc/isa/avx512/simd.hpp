@@ -21,6 +21,7 @@ using M = __mmask16;
 FASTCONV_REG F load(const float* p) { return _mm512_loadu_ps(p); }
 FASTCONV_REG void store(float* p, F a) { _mm512_storeu_ps(p, a); }
 FASTCONV_REG I load(const int32_t* p) { return _mm512_loadu_si512(p); }
+FASTCONV_REG void store(int32_t* p, I a) { _mm512_storeu_si512(p, a); }
 FASTCONV_REG F splat(float x) { return _mm512_set1_ps(x); }
 FASTCONV_REG I splat(int32_t x) { return _mm512_set1_epi32(x); }
 FASTCONV_REG F add(F a, F b) { return _mm512_add_ps(a, b); }

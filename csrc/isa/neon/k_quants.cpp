@@ -1,4 +1,4 @@
 #if defined(__aarch64__)
-#include "isa/k_quants_shell.hpp"
 #include "isa/neon/simd.hpp"
+#include "isa/shell_k_quants.hpp"
 #endif

@@ -22,6 +22,7 @@ using M = uint32x4_t;
 FASTCONV_REG F load(const float* p) { return vld1q_f32(p); }
 FASTCONV_REG void store(float* p, F a) { vst1q_f32(p, a); }
 FASTCONV_REG I load(const int32_t* p) { return vld1q_s32(p); }
+FASTCONV_REG void store(int32_t* p, I a) { vst1q_s32(p, a); }
 FASTCONV_REG F splat(float x) { return vdupq_n_f32(x); }
 FASTCONV_REG I splat(int32_t x) { return vdupq_n_s32(x); }
 FASTCONV_REG F add(F a, F b) { return vaddq_f32(a, b); }

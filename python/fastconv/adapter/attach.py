@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from fastconv.adapter.delta import AdapterSummary, LoraDelta, MergedTensor
+from fastconv.adapter.lit_lora import LitLora, lit_lora_file, open_lit_lora
+from fastconv.adapter.lit_settings import LitLoraOptions
 from fastconv.adapter.peft import LoraPair, PeftAdapter, WholeTensor, open_peft_adapter
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint import marks
@@ -43,20 +45,32 @@ class AdaptedModel(Generic[Model]):
     summaries: tuple[AdapterSummary, ...]
 
 
-def attach_adapters(model: Model, adapters: Sequence[tuple[str | os.PathLike[str], float]] = ()) -> AdaptedModel[Model]:
+def attach_adapters(
+    model: Model,
+    adapters: Sequence[tuple[str | os.PathLike[str], float]] = (),
+    lit_options: LitLoraOptions | None = None,
+) -> AdaptedModel[Model]:
     """Adds up adapters, each with the user's factor, in the order given; without any, the model as it is.
 
     The factor multiplies B A, with DoRA before the rows are rescaled, as in PEFT; whole tensors it does not reach. An
     update of lm_head or of the embedding of a model that shares them goes to that one alone. Raises AdapterError where
-    an adapter cannot be applied whole, UsageError for a factor that is not finite.
+    an adapter cannot be applied whole, UsageError for a factor that is not finite. lit_options: of Lit-GPT's LoRAs.
     """
-    opened = []
+    opened: list[tuple[PeftAdapter | LitLora, float]] = []
     for path, factor in adapters:
         if not math.isfinite(factor):
             raise UsageError("the scale of an adapter is not finite", file=path, found=factor)
-        opened.append((_open(os.fspath(path), model), float(factor)))
+        lit_file = lit_lora_file(os.fspath(path))
+        if lit_file is not None:
+            lora = open_lit_lora(os.fspath(path), lit_file, model, lit_options or LitLoraOptions())
+            opened.append((lora, float(factor)))
+        else:
+            opened.append((_open(os.fspath(path), model), float(factor)))
     merge = _Merge(model)
-    summaries = tuple(merge.add(adapter, factor) for adapter, factor in opened)
+    summaries = tuple(
+        merge.add_lit(adapter, factor) if isinstance(adapter, LitLora) else merge.add(adapter, factor)
+        for adapter, factor in opened
+    )
     merge.finish()
     tied = {name: stand_in for name, stand_in in model.tied.items() if name not in merge.tensors}
     return AdaptedModel(model.with_vocabulary(merge.n_vocab(), tied), merge.tensors, summaries)
@@ -111,6 +125,23 @@ class _Merge:
                 f"changes the vocabulary from {vocab_before} to {self.n_vocab()} tokens; its tokenizer must match"
             )
         return AdapterSummary(adapter.path, adapter.n_tensors, tuple(scales), tuple(warnings), tuple(targets))
+
+    def add_lit(self, lora: LitLora, factor: float) -> AdapterSummary:
+        scale = factor * lora.scale
+        if abs(scale) > _F32_MAX:
+            raise AdapterError("the scale is too large", file=lora.file, found=scale)
+        targets: dict[str, None] = {}
+        for update in lora.updates if scale else ():
+            self._untie(update.name)
+            shape = self.tensors[update.name].base.shape
+            if shape != (update.b.shape[0], update.a.shape[1]):
+                raise AdapterError("does not fit the model", file=lora.file, tensor=update.stored, expected=list(shape))
+            self._append(update.name, LoraDelta(update.b, update.a, float(np.float32(scale)), None, lora.path))
+            targets[update.name] = None
+        warnings = [*lora.warnings, *(["changes nothing: its scale is 0"] if scale == 0 else [])]
+        if scale and all(is_zero(b) or is_zero(a) for a, b in lora.factors):
+            warnings.append("changes nothing: every B is zero")
+        return AdapterSummary(lora.path, lora.n_tensors, (scale,), tuple(warnings), tuple(targets))
 
     def finish(self) -> None:
         """Raises AdapterError where tensors disagree about the vocabulary. Unties only what has come to differ."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.storage import ArrayStorage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +30,11 @@ class LoraDelta:
         magnitude = None if self.magnitude is None else self.magnitude.with_rows(index)
         return LoraDelta(self.b.with_rows(index), self.a, self.scale, magnitude, self.adapter)
 
+    def with_rows_or_zero(self, index: np.ndarray) -> LoraDelta:
+        """The delta whose row r is row index[r], zeros where the index is negative. For one without a magnitude."""
+        assert self.magnitude is None
+        return LoraDelta(rows_or_zero(self.b, index), self.a, self.scale, None, self.adapter)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MergedTensor:
@@ -40,6 +48,27 @@ class MergedTensor:
         if self.deltas and len(base.shape) == 1:
             base = base.as_column()  # the factors of a bias's delta are rows x rank too
         return MergedTensor(base, tuple(d.with_rows(index) for d in self.deltas))
+
+    def row_range(self, start: int, stop: int) -> MergedTensor:
+        if (start, stop) == (0, self.base.shape[0]):
+            return self
+        if not self.deltas:
+            return MergedTensor(self.base.row_range(start, stop))
+        return self.with_rows(range(start, stop))
+
+    def renamed(self, name: str) -> MergedTensor:
+        return MergedTensor(self.base.renamed(name), self.deltas)
+
+
+def rows_or_zero(b: LazyTensor, index: np.ndarray) -> LazyTensor:
+    """Row r of the result is row index[r] of the matrix b, zeros where the index is negative."""
+    if (index >= 0).all():
+        if (np.diff(index) == 1).all():
+            return b.row_range(int(index[0]), int(index[-1]) + 1)
+        return b.with_rows(index.tolist())
+    zero = LazyTensor.stored("zero", "f32", (1, b.n_cols), ArrayStorage(np.zeros((1, b.n_cols), np.float32)), 0)
+    joined = LazyTensor.joined(b.name, [b, zero], axis=0)
+    return joined.with_rows(np.where(index < 0, b.n_rows, index).tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

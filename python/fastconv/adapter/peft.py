@@ -71,7 +71,7 @@ def open_peft_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
     tensors = open_checkpoint(file).tensors
     modules: dict[str, _Module] = {}
     for name, tensor in tensors.items():
-        _check_type(file, tensor)
+        check_type(file, tensor)
         parsed = parse_name(name)
         if parsed is None:
             raise AdapterError("is not a tensor of a LoRA adapter", file=file, tensor=name)
@@ -107,7 +107,8 @@ def adapter_file(path: str) -> str:
     raise AdapterError("holds no adapter", file=path, expected=" or ".join(_WEIGHT_NAMES))
 
 
-def _check_type(file: str, tensor: LazyTensor) -> None:
+def check_type(file: str, tensor: LazyTensor) -> None:
+    """Raises AdapterError for a tensor without values."""
     info = TYPES.get(tensor.dtype)
     if info is None or not info.decodes or info.block_size != 1:
         raise AdapterError(

@@ -23,10 +23,6 @@ _FOREIGN_BITS = {
     "f4": 4,
 }
 
-# Elements and bytes of a block. Source: llama.cpp pull requests 1046 (q4_2) and 1082 (q4_3); the planar layouts, all
-# scales of a row before all its quants, are of ggml.c from 10 March 2023 on, until 11 March (q4_0) and 17 March (q4_1).
-_FOREIGN_BLOCKS = {"q4_2": (16, 10), "q4_3": (16, 12), "q4_0_planar": (32, 20), "q4_1_planar": (32, 24)}
-
 ELEMENT_BITS: dict[str, int] = {
     **{info.name: 8 * info.block_bytes for info in TYPES.values() if info.block_size == 1},
     **_FOREIGN_BITS,
@@ -55,8 +51,6 @@ def block_of(type_name: str) -> tuple[int, int] | None:
     if type_name in ELEMENT_BITS:
         bits = ELEMENT_BITS[type_name]
         return None if bits % 8 else (1, bits // 8)
-    if type_name in _FOREIGN_BLOCKS:
-        return _FOREIGN_BLOCKS[type_name]
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     ggml_type = GGMLQuantizationType.__members__.get(type_name.upper())

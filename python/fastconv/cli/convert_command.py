@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastconv.errors import UsageError
 from fastconv.request import (
     DEFAULT_SHARD_SIZE,
+    LITGPT_LAYOUTS,
     NON_FINITE,
     TARGETS,
     VOCABULARY_KINDS,
@@ -77,6 +78,18 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
     lit.add_argument("--checkpoint-name", metavar="FILE", help="file in SOURCE, such as lit_model_finetuned.pth")
     lit.add_argument(
         "--model-name", metavar="NAME", help="LitGPT's name of the model, if its settings are not beside it"
+    )
+    lit.add_argument("--lora-alpha", type=float, metavar="ALPHA", help="of a LoRA that does not say it")
+    lit.add_argument("--lora-r", type=int, metavar="R", help="its rank, to be checked")
+    lit.add_argument("--lora-qkv", metavar="PARTS", help="which of q, k and v it updates, such as q,v")
+    lit.add_argument(
+        "--lora-layout", metavar="LAYOUT", help="its rows in a QKV of 2023: contiguous, interleaved or chunked"
+    )
+    lit.add_argument(
+        "--litgpt-layout",
+        choices=LITGPT_LAYOUTS,
+        default=LITGPT_LAYOUTS[0],
+        help="QKV of --to litgpt: interleaved as until LitGPT 0.5.4 (default %(default)s)",
     )
     folders = parser.add_argument_group("--to hf: a folder with its configuration and tokenizer")
     folders.add_argument("--format", choices=WEIGHTS_FORMATS, help="files of the weights (default: safetensors)")
@@ -159,6 +172,11 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         rope_base=arguments.rope_base,
         model_name=arguments.model_name,
         checkpoint_name=arguments.checkpoint_name,
+        lora_alpha=arguments.lora_alpha,
+        lora_r=arguments.lora_r,
+        lora_qkv=arguments.lora_qkv,
+        lora_layout=arguments.lora_layout,
+        litgpt_layout=arguments.litgpt_layout,
         weights_format=arguments.format,
         shard_size=byte_size(arguments.shard_size),
         overwrite=arguments.overwrite,

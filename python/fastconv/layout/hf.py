@@ -81,7 +81,7 @@ def updated_config(model: NamedModel, tensors: Mapping[str, MergedTensor], file_
     if not file_type.keeps:
         stated = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
         config |= dict.fromkeys(stated, _TORCH_DTYPES[file_type.type])
-    if model.per_token:
+    if model.per_token and model.per_token[0] in tensors:
         embedding, *heads = model.per_token
         n_vocab = tensors[embedding].base.shape[0]
         if config.get("vocab_size") not in (None, n_vocab):

@@ -13,9 +13,12 @@ _ALIGNMENT = 8  # of the data section; source: safetensors, tensor.rs (N_LEN)
 
 
 def safetensors_file(entries: Sequence[ArrayEntry], name: str = "") -> LaidOut:
-    """The file of these tensors: wide types first, so that every array is aligned to its elements."""
+    """The file of these tensors, in the order of safetensors' own writer: wide types first, then by name.
+
+    So every array is aligned to its elements, whatever order the tensors had before.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
-    ordered = sorted(entries, key=lambda entry: -ELEMENT_BITS[entry.type])
+    ordered = sorted(entries, key=lambda entry: (-ELEMENT_BITS[entry.type], entry.name))
     end = 0
     for entry in ordered:
         header[entry.name] = {

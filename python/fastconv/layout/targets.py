@@ -37,10 +37,10 @@ class Layout:
     auto_type: Callable[[FileType], FileType]
 
 
-def layout_for(target: str, checkpoint: Checkpoint) -> Layout:
-    """The layout of a value of --to, for this source."""
-    kind, version = TARGETS[target]
-    return _gguf_carried(checkpoint) if kind == checkpoint.format == "gguf" else _LAYOUTS[kind](version)
+def layout_for(request: ConvertRequest, checkpoint: Checkpoint) -> Layout:
+    """The layout that --to names, for this source."""
+    kind = TARGETS[request.to][0]
+    return _gguf_carried(checkpoint) if kind == checkpoint.format == "gguf" else _LAYOUTS[kind](request)
 
 
 def _canonical(checkpoint: Checkpoint, request: ConvertRequest) -> CanonicalModel:
@@ -49,7 +49,7 @@ def _canonical(checkpoint: Checkpoint, request: ConvertRequest) -> CanonicalMode
     return canonical_model(checkpoint, request.n_ctx, **_source_options(request))
 
 
-def _gguf(version: int) -> Layout:
+def _gguf(request: ConvertRequest) -> Layout:
     from fastconv.layout import gguf
 
     return Layout(
@@ -82,8 +82,10 @@ def _gguf_carried(source: Checkpoint) -> Layout:
     )
 
 
-def _ggjt(version: int) -> Layout:
+def _ggjt(request: ConvertRequest) -> Layout:
     from fastconv.layout import ggjt
+
+    version = TARGETS[request.to][1]
 
     return Layout(
         _canonical,
@@ -96,12 +98,17 @@ def _ggjt(version: int) -> Layout:
     )
 
 
-def _hf(version: int) -> Layout:
+def _named(checkpoint: Checkpoint, request: ConvertRequest) -> NamedModel:
     from fastconv.architecture.named import named_model
+
+    return named_model(checkpoint, request.n_ctx, **_source_options(request))
+
+
+def _hf(request: ConvertRequest) -> Layout:
     from fastconv.layout import hf
 
     return Layout(
-        lambda checkpoint, request: named_model(checkpoint, request.n_ctx, **_source_options(request)),
+        _named,
         False,
         lambda model, tensors: tensors,
         lambda model, tensors, vocabulary, file_type, request, recipe: hf.lay_out(model, tensors, file_type, request),
@@ -109,7 +116,26 @@ def _hf(version: int) -> Layout:
     )
 
 
-_LAYOUTS: dict[str, Callable[[int], Layout]] = {"gguf": _gguf, "ggjt": _ggjt, "hf": _hf}
+def _litgpt(request: ConvertRequest) -> Layout:
+    from fastconv.layout import litgpt
+
+    return Layout(
+        _named,
+        False,
+        lambda model, tensors: litgpt.arranged(model, tensors, request.litgpt_layout),
+        lambda model, tensors, vocabulary, file_type, request, recipe: litgpt.lay_out(
+            model, tensors, file_type, request
+        ),
+        lambda kept: KEPT if kept.is_float else FILE_TYPES["f16"],
+    )
+
+
+_LAYOUTS: dict[str, Callable[[ConvertRequest], Layout]] = {
+    "gguf": _gguf,
+    "ggjt": _ggjt,
+    "hf": _hf,
+    "litgpt": _litgpt,
+}
 
 
 def _source_options(request: ConvertRequest) -> dict[str, Any]:

@@ -101,7 +101,12 @@ def auto_file_type(types: list[str]) -> FileType:
 
 
 # What has no type of its own in GGUF files.
-_REPLACED = {"q4_2": "q4_0", "q4_3": "q4_1", "f64": "f32", "f8_e4m3": "bf16", "f8_e5m2": "bf16"}
+_REPLACED = dict(
+    (
+        *(("q4_2", "q4_0"), ("q4_3", "q4_1"), ("q4_0_planar", "q4_0"), ("q4_1_planar", "q4_1")),
+        *(("f64", "f32"), ("f8_e4m3", "bf16"), ("f8_e5m2", "bf16")),
+    )
+)
 
 
 def todays_type(type_name: str) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastconv import _native
 from fastconv.errors import PlanError
 from fastconv.plan.file_types import FileType
-from fastconv.plan.mixtures import EMBEDDINGS, OUTPUT
+from fastconv.plan.job import TensorJob
+from fastconv.plan.mixtures import EMBEDDINGS
 from fastconv.plan.recipe import requires_importance
+from fastconv.plan.stored_types import keeps_levels
 from fastconv.types import TYPES
 
 if TYPE_CHECKING:
@@ -24,40 +26,31 @@ if TYPE_CHECKING:
 _NAMED_AT_MOST = 3
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedTensor:
-    """A tensor of one output. name: GGUF's. shape: output dimension first. file_type: of the file it stands in."""
+def with_importance(
+    jobs: Sequence[TensorJob], file_types: Sequence[FileType], imatrix: ImportanceMatrix | None
+) -> tuple[tuple[TensorJob, ...], list[str]]:
+    """The jobs, each with the importance of its tensor if there is one, and what users should know, a line each.
 
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    file_type: FileType
-
-
-def importance_by_name(
-    imatrix: ImportanceMatrix | None, planned: Sequence[PlannedTensor]
-) -> tuple[dict[str, Importance], list[str]]:
-    """The importance of each tensor that has one, and what users should know of it, a line each.
-
-    Raises PlanError for a tensor that cannot do without, and for an importance matrix of another model: one that lacks
-    a tensor whose bytes depend on it, names a tensor that the model does not have, or has another length.
+    jobs: of GGUF files, if imatrix is given. file_types: of the output files. Raises PlanError for a tensor that cannot
+    do without importance, and for an importance matrix of another model: one that lacks a tensor whose bytes depend on
+    it, names a tensor that the model does not have, or has another length.
     """
-    for tensor in planned:
-        if imatrix is None and _needs(tensor):
-            raise PlanError(f"{tensor.type} needs an importance matrix", tensor=tensor.name, fix="give --imatrix")
     if imatrix is None:
-        return {}, []
-    _check_surplus(imatrix, {tensor.name for tensor in planned})
-    found: dict[str, Importance] = {}
-    missing: dict[str, None] = {}
-    for tensor in planned:
-        entry = imatrix.entries.get(tensor.name)
-        if entry is not None and tensor.name not in found:
-            fitted = _fitted(imatrix, entry, tensor)
-            if fitted is not None:
-                found[tensor.name] = fitted
-        if tensor.name not in found and (_needs(tensor) or _is_expected(tensor)):
-            missing[tensor.name] = None
+        for job in jobs:
+            needing = _needing(job, file_types)
+            if needing is not None:
+                raise PlanError(f"{needing} needs an importance matrix", tensor=job.name, fix="give --imatrix")
+        return tuple(jobs), []
+    _check_surplus(imatrix, {job.name for job in jobs})
+    weighted: list[TensorJob] = []
+    missing: list[str] = []
+    for job in jobs:
+        needed = _needing(job, file_types) is not None
+        entry = imatrix.entries.get(job.name)
+        importance = None if entry is None else _fitted(imatrix, entry, job, needed=needed)
+        if importance is None and (needed or _is_expected(job)):
+            missing.append(job.name)
+        weighted.append(replace(job, importance=importance))
     if missing:
         raise PlanError(
             "lacks the importance of tensors of this model",
@@ -65,32 +58,35 @@ def importance_by_name(
             found=f"nothing on {_some(missing)}",
             fix="compute it with this model",
         )
-    return found, _notes(imatrix, found)
+    return tuple(weighted), _notes(imatrix, weighted)
 
 
-def _needs(tensor: PlannedTensor) -> bool:
-    return TYPES[tensor.type].needs_importance or requires_importance(tensor.name, tensor.type, tensor.file_type)
+def _needing(job: TensorJob, file_types: Sequence[FileType]) -> str | None:
+    """The type that cannot be written without importance. Blocks that are kept were written before."""
+    for output in job.outputs:
+        required = requires_importance(job.name, output.type, file_types[output.file])
+        if (required or TYPES[output.type].needs_importance) and not keeps_levels(job, output):
+            return output.type
+    return None
 
 
-def _is_expected(tensor: PlannedTensor) -> bool:
+def _is_expected(job: TensorJob) -> bool:
     """Whether every importance matrix of the model has it: llama-imatrix leaves out the embeddings and the output."""
-    return (
-        _native.heeds_importance(tensor.type)
-        and tensor.name.startswith("blk.")
-        and tensor.name not in (*EMBEDDINGS, OUTPUT)
+    return job.name.startswith("blk.") and any(
+        _native.heeds_importance(output.type) and not keeps_levels(job, output) for output in job.outputs
     )
 
 
-def _fitted(imatrix: ImportanceMatrix, entry: ImatrixEntry, tensor: PlannedTensor) -> Importance | None:
-    n_matrices, n_cols = math.prod(tensor.shape[:-2]), tensor.shape[-1]
+def _fitted(imatrix: ImportanceMatrix, entry: ImatrixEntry, job: TensorJob, *, needed: bool) -> Importance | None:
+    n_matrices, n_cols = math.prod(job.shape[:-2]), job.shape[-1] if job.shape else 1
     if entry.n_values != n_matrices * n_cols or n_matrices % len(entry.counts):
         # As llama-quantize, which finds this in many a matrix.
-        if tensor.name in EMBEDDINGS and not _needs(tensor):
+        if job.name in EMBEDDINGS and not needed:
             return None
         raise PlanError(
             "has an importance of another length; is it another model's?",
             file=imatrix.path,
-            tensor=tensor.name,
+            tensor=job.name,
             found=f"{entry.n_values} values, {len(entry.counts)} counts",
             expected=f"{n_matrices * n_cols} values",
         )
@@ -107,13 +103,15 @@ def _check_surplus(imatrix: ImportanceMatrix, names: Collection[str]) -> None:
         )
 
 
-def _notes(imatrix: ImportanceMatrix, found: dict[str, Importance]) -> list[str]:
-    unused = {name: importance.counts.count(0) for name, importance in found.items() if 0 in importance.counts}
+def _notes(imatrix: ImportanceMatrix, jobs: Sequence[TensorJob]) -> list[str]:
+    unused = [
+        job.importance.counts.count(0) for job in jobs if job.importance is not None and 0 in job.importance.counts
+    ]
     if not unused:
         return []
     return [
-        f"{imatrix.path}: {sum(unused.values())} expert matrices in {len(unused)} tensors were never used when it was "
-        "computed; all their columns count alike"
+        f"{imatrix.path}: {sum(unused)} expert matrices in {len(unused)} tensors were never used when it was computed; "
+        "all their columns count alike"
     ]
 
 

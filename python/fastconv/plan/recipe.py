@@ -73,7 +73,7 @@ def recipe_for(request: ConvertRequest, imatrix: ImportanceMatrix | None, file_t
     file_types: of all outputs. Raises UsageError for a type or a pattern that is none, and for options that would
     change none of the outputs, which llama-quantize ignores in silence.
     """
-    if all(file_type.is_float for file_type in file_types):
+    if all(file_type.is_float or file_type.keeps for file_type in file_types):
         for option, value in (("--tensor-type", request.tensor_types), ("--imatrix", imatrix)):
             if value:
                 found = ", ".join(file_type.name for file_type in file_types)
@@ -270,11 +270,10 @@ def _check_patterns(
 def _named_type(option: str, name: str | None) -> str | None:
     if name is None:
         return None
-    info = TYPES.get(name.lower())
-    if info is None or info.ggml_type < 0 or not info.encodes:
-        known = ", ".join(other.name for other in TYPES.values() if other.ggml_type >= 0 and other.encodes)
-        raise UsageError(f"{option} names no tensor type", found=name, expected=f"one of {known}")
-    return info.name
+    known = [info.name for info in TYPES.values() if info.ggml_type >= 0 and (info.encodes or info.block_size > 1)]
+    if name.lower() not in known:
+        raise UsageError(f"{option} names no tensor type", found=name, expected=f"one of {', '.join(known)}")
+    return name.lower()
 
 
 def _pattern(text: str) -> re.Pattern[str]:

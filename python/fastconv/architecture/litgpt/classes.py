@@ -132,7 +132,7 @@ def _gemma3_lit(config: Config) -> Config:
     base = local.get("rope_theta") if isinstance(local, dict) else config.get("rope_local_base_freq")
     return fields | {
         "rope_local_base_freq": 10000 if base is None else base,
-        "rope_indices": fields["sliding_window_indices"],
+        "rope_indices": list(fields["sliding_window_indices"]),
     }
 
 
@@ -382,7 +382,7 @@ def lit_fields(entry: ModelClass, config: Config) -> Config:
     """Lit-GPT's settings from config.json. Raises ArchitectureError for a value that it cannot hold."""
     fields = dict(entry.lit)
     for hf_key, lit_key, default in entry.keys:
-        value = config.get(hf_key)
+        value = config.get(hf_key, config.get(_ALSO_CALLED.get(hf_key, "")))
         if value is None and not (hf_key in config and lit_key.endswith("softcapping")):
             value = default
         if value is None:
@@ -395,6 +395,9 @@ def lit_fields(entry: ModelClass, config: Config) -> Config:
         fields["intermediate_size"] = config.get("ffn_hidden_size") or 4 * _positive(config, "hidden_size")
     return fields | entry.more_lit(config) | _rope_to_lit(entry, config, fields)
 
+
+# transformers 5 writes another name than its classes were known by.
+_ALSO_CALLED = {"num_experts": "num_local_experts"}
 
 # Keys of config.json for the part of a head that rotates, where not all of it does, and the class's default.
 _PARTIAL_ROTARY = {

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from fastconv.architecture.litgpt.namings import BOTH, SHAPES, Module, Naming
 from fastconv.architecture.litgpt.rows import grouped_from_split, split_from_grouped
@@ -49,7 +48,7 @@ class SharedRows:
     hf: tuple[str, ...]
     lit_shapes: tuple[tuple[int, ...], ...]
     hf_shapes: tuple[tuple[int, ...], ...]
-    rows: np.ndarray | None
+    rows: array[int] | None
 
     @property
     def n_rows(self) -> int:
@@ -67,9 +66,9 @@ class SharedRows:
 def shared_rows(naming: Naming, sizes: Sizes, layout: str) -> Iterator[SharedRows]:
     """Every tensor of a model, in the order of the layers. layout: of Lit-GPT's QKV; needs sizes.head_size where it
     differs from Hugging Face's."""
-    orders: dict[bool, np.ndarray | None] = {}
+    orders: dict[bool, array[int] | None] = {}
 
-    def order(grouped: bool) -> np.ndarray | None:
+    def order(grouped: bool) -> array[int] | None:
         if grouped not in orders:
             orders[grouped] = _qkv_order(sizes, layout, grouped)
         return orders[grouped]
@@ -110,7 +109,7 @@ def has_head_bias(naming: Naming) -> bool:
     return naming.top[-1].parameters == BOTH
 
 
-def _qkv_order(sizes: Sizes, layout: str, grouped: bool) -> np.ndarray | None:
+def _qkv_order(sizes: Sizes, layout: str, grouped: bool) -> array[int] | None:
     if (layout == INTERLEAVED) == grouped:
         return None
     order = grouped_from_split if grouped else split_from_grouped

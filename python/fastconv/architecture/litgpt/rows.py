@@ -6,17 +6,29 @@ Lit-GPT kept groups together until the end of 2024 (LitGPT 0.5.4), gpt_neox and 
 
 from __future__ import annotations
 
-import numpy as np
+from array import array
 
 
-def grouped_from_split(n_q: int, n_kv: int, head_size: int) -> np.ndarray:
-    """index with grouped row r = split row index[r]. n_q, n_kv: rows of q, and of k. Returns (n_q + 2 n_kv,) int64."""
+def grouped_from_split(n_q: int, n_kv: int, head_size: int) -> array[int]:
+    """index with grouped row r = split row index[r]. n_q, n_kv: rows of q, and of k. Holds n_q + 2 n_kv numbers."""
     n_groups = n_kv // head_size
-    q = np.arange(n_q, dtype=np.int64).reshape(n_groups, -1)
-    k = n_q + np.arange(n_kv, dtype=np.int64).reshape(n_groups, head_size)
-    return np.concatenate([q, k, k + n_kv], axis=1).reshape(-1)
+    q_rows = n_q // n_groups
+    index = array("q")
+    for group in range(n_groups):
+        index.extend(range(group * q_rows, (group + 1) * q_rows))
+        for begin in (n_q, n_q + n_kv):
+            index.extend(range(begin + group * head_size, begin + (group + 1) * head_size))
+    return index
 
 
-def split_from_grouped(n_q: int, n_kv: int, head_size: int) -> np.ndarray:
+def split_from_grouped(n_q: int, n_kv: int, head_size: int) -> array[int]:
     """index with split row r = grouped row index[r]; the inverse of `grouped_from_split`."""
-    return np.argsort(grouped_from_split(n_q, n_kv, head_size))
+    return inverse(grouped_from_split(n_q, n_kv, head_size))
+
+
+def inverse(index: array[int]) -> array[int]:
+    """Of a permutation: result[index[r]] = r."""
+    result = array("q", bytes(8 * len(index)))
+    for row, at in enumerate(index):
+        result[at] = row
+    return result

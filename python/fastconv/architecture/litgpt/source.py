@@ -228,7 +228,7 @@ def _templates(naming: Naming) -> set[str]:
 def _recognized(path: str, sizes: Sizes, fitting: list[Naming]) -> LitConfig:
     """The model that LitGPT knows of these sizes. Raises ArchitectureError where there is none, or several that differ
     in more than their names."""
-    same = [config for config in known_configs() if _agrees(config, sizes) and _class_of(config, fitting) is not None]
+    same = [config for config in known_configs() if agrees(config, sizes) and _class_of(config, fitting) is not None]
     if same and all(config.fields == same[0].fields for config in same):
         return same[0]
     raise ArchitectureError(
@@ -240,7 +240,8 @@ def _recognized(path: str, sizes: Sizes, fitting: list[Naming]) -> LitConfig:
     )
 
 
-def _agrees(config: LitConfig, sizes: Sizes) -> bool:
+def agrees(config: LitConfig, sizes: Sizes) -> bool:
+    """Whether a model with these settings has these sizes."""
     n_q, n_kv = config.n_head * config.head_size, config.n_query_groups * config.head_size
     n_vocab = config.get("padded_vocab_size")
     if n_vocab is None:

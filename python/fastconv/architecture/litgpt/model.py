@@ -1,0 +1,53 @@
+"""What a model under canonical names is to Lit-GPT: its class and the sizes of its parts."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from fastconv.architecture.litgpt.classes import ModelClass, class_of_config
+from fastconv.architecture.litgpt.mapping import Sizes, head_names
+from fastconv.architecture.litgpt.source import heads_of_config
+from fastconv.architecture.spec import NamedModel
+from fastconv.errors import ArchitectureError
+
+
+def model_class_and_sizes(model: NamedModel) -> tuple[ModelClass, Sizes]:
+    """Raises ArchitectureError for a model that Lit-GPT has no class for, or whose tensors are not that class's."""
+    path = os.path.join(model.directory, "config.json")
+    entry = class_of_config(model.config)
+    if entry is None:
+        found = model.config.get("architectures") or model.config.get("model_type")
+        raise ArchitectureError("Lit-GPT has no models of this architecture", file=path, found=found)
+    heads = heads_of_config(entry, model.config)
+    prefix = re.escape(entry.naming.layers)
+    shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
+    layers = [int(match[1]) for name in shapes if (match := re.match(rf"{prefix}(\d+)\.", name))]
+    experts = [int(match[1]) for name in shapes if (match := re.search(r"\.experts\.(\d+)\.", name))]
+    embedding = shapes.get(head_names(entry.naming)[0], ())
+    if len(embedding) != 2 or not layers:
+        raise ArchitectureError("is not a model of its class", file=path, found=entry.hf_class)
+    n_ff = 0
+    n_ff_expert = 0
+    for module in entry.naming.per_layer:
+        if module.lit[0] in ("mlp.fc", "mlp.fc_1"):
+            rows = shapes.get(f"{entry.naming.layers}0.{module.hf[0]}.weight", (0,))[0]
+            n_ff = rows // len(module.lit)
+        if module.lit[0] == "mlp.experts.{expert}.fc_1":
+            n_ff_expert = shapes.get(f"{entry.naming.layers}0.{module.hf[0].format(expert=0)}.weight", (0,))[0]
+    n_q, n_kv = heads.n_head * heads.head_size, heads.n_groups * heads.head_size
+    norm = shapes.get(f"{entry.naming.layers}0.self_attn.q_norm.weight")
+    whole = norm == (n_q,)  # over all heads, as in OLMo 2
+    return entry, Sizes(
+        n_layer=max(layers) + 1,
+        n_vocab=embedding[0],
+        n_embd=embedding[1],
+        n_q=n_q,
+        n_kv=n_kv,
+        n_ff=n_ff,
+        n_expert=max(experts, default=-1) + 1,
+        n_ff_expert=n_ff_expert,
+        head_size=heads.head_size,
+        n_norm_q=n_q if whole else heads.head_size,
+        n_norm_k=n_kv if whole else heads.head_size,
+    )
