@@ -171,6 +171,38 @@ def test_what_is_assumed_is_said(
     assert (keys["llama.context_length"], keys["llama.rope.freq_base"]) == (4096, 1e6)
 
 
+def test_one_token_fewer_than_stated(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """GPT4All's files: the embedding has the row, the vocabulary lacks the token."""
+    files.write(tmp_path / "old.bin", SHAPE, tensors, tokens()[:-1], "f16", 1, 192)
+    fastconv.convert(tmp_path / "old.bin", tmp_path / "new.gguf")
+    keys = {key: value for key, _, value in GgufFile(tmp_path / "new.gguf").keys}
+    assert (keys["tokenizer.ggml.tokens"][-1], keys["tokenizer.ggml.token_type"][-1]) == ("[PAD319]", 5)
+    assert len(keys["tokenizer.ggml.scores"]) == SHAPE.n_vocab
+
+
+def test_added_tokens_stay_as_they_are_spelled(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    spelled = [*tokens()[:-2], (b"<|im end|>", -1000.0), (b"", 0.0)]
+    files.write(tmp_path / "old.bin", SHAPE, tensors, spelled, "f16", 1, 192)
+    fastconv.convert(tmp_path / "old.bin", tmp_path / "new.gguf")
+    keys = {key: value for key, _, value in GgufFile(tmp_path / "new.gguf").keys}
+    assert keys["tokenizer.ggml.tokens"][-2:] == ["<|im end|>", ""]
+    assert keys["tokenizer.ggml.token_type"][-2:] == [4, 3]
+
+
+def test_k_quants_are_copied(tmp_path: Path) -> None:
+    shape = LlamaShape(n_embd=256, n_ff=768, n_head_kv=4)
+    write_hf(tmp_path / "m", shape)
+    fastconv.convert(tmp_path / "m", tmp_path / "old.bin", to="ggjt-v3", outtype="q6_k", pure=True)
+    fastconv.convert(tmp_path / "m", tmp_path / "direct.gguf", outtype="q6_k", pure=True)
+    result = fastconv.convert(tmp_path / "old.bin", tmp_path / "new.gguf")
+    found, want = gguf_tensors(tmp_path / "new.gguf"), gguf_tensors(tmp_path / "direct.gguf")
+    assert {name: row for name, row in found.items() if row[0] == "q6_k"} == {
+        name: row for name, row in want.items() if row[0] == "q6_k"
+    }
+    assert result.outputs[0].type == "q6_k"
+    assert len(result.notes) == 1
+
+
 def test_grouped_heads_follow_from_shapes(tmp_path: Path) -> None:
     tensors = random_tensors(GROUPED)
     files.write(tmp_path / "old.bin", GROUPED, tensors, tokens(), "q8_0", 3, 192)
