@@ -330,6 +330,7 @@ N_EMBD, N_HEAD, N_LAYER = 1, 3, 4
     ("field", "value", "message"),
     [
         (N_HEAD, 0, "n_embd is not a multiple of n_head"),
+        (N_EMBD, 0, "n_embd is not a multiple of n_head"),
         (N_HEAD, 3, "n_embd is not a multiple of n_head"),
         (N_HEAD, 64, "head_dim is not usable"),
         (N_EMBD, 4096, "layers.0.attention.wk.weight: holds no whole heads"),

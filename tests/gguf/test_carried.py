@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv.errors import AdapterError, CheckpointError, FastconvError
+from fastconv.errors import AdapterError, CheckpointError, FastconvError, VocabularyError
 from fastconv.types import TYPES
 from tests.e2e.conftest import gguf_name, gguf_tensors, interleave, merged, write_adapter
 from tests.gguf import carried_cases
@@ -28,11 +28,6 @@ Q = gguf.GGMLQuantizationType
 CARRIED = {case.name: case for case in CASES}
 
 
-# Mixtures hold types beside their own.
-_PARTS = {"q4_k_m": ("q4_k", "q5_k"), "q3_k_l": ("q3_k", "q5_k"), "q2_k": ("q2_k", "q3_k", "q4_k"), "iq4_xs": ("q5_k",)}
-WRITABLE = {name: all(TYPES[part].encodes for part in parts) for name, parts in _PARTS.items()}
-
-
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -46,8 +41,6 @@ def test_file_equals_llama_quantizes(case: CarriedCase, tmp_path: Path) -> None:
     source = case.write(tmp_path)
     for name, expected in RECORDED[case.name].items():
         target = tmp_path / f"{name}.out"
-        if not WRITABLE.get(name, True):
-            continue
         fastconv.convert(source, target, outtype="auto" if name == "copy" else name)
         assert sha256(target) == expected, name
         target.unlink()
@@ -240,6 +233,7 @@ def write_plain(path: Path, architecture: str = "llama", tensors: dict[str, Any]
     carried_cases.finish(writer)
 
 
+EMBEDDING = {"token_embd.weight": np.ones((4, 64), np.float32)}
 MXFP4 = {"blk.0.a.weight": (np.zeros((4, 34), np.uint8), gguf.GGMLQuantizationType.MXFP4)}
 FULL = {
     "embedding_length": 64,
@@ -275,6 +269,17 @@ FULL = {
             {"lora": "a"},
             r"token_embd.weight: is missing",
         ),
+        (
+            FULL
+            | {
+                "tensors": {
+                    "token_embd.weight": np.ones((4, 64), np.float32),
+                    "rope_freqs.weight": np.ones(8, np.float16),
+                }
+            },
+            {"lora": "a"},
+            r"rope_freqs.weight: holds no f32 factors: found f16",
+        ),
         (FULL, {"to": "ggjt"}, r"model.norm.weight: is missing"),
     ],
 )
@@ -283,6 +288,45 @@ def test_what_cannot_be_carried(tmp_path: Path, written: dict[str, Any], options
     with pytest.raises(FastconvError, match=message):
         fastconv.convert(tmp_path / "in.gguf", tmp_path / "out.gguf", **({"outtype": "q8_0"} | options))
     assert not (tmp_path / "out.gguf").exists()
+
+
+def write_vocabulary(path: Path, **changes: Any) -> None:
+    """A whole model with these keys of tokenizer.ggml; None: without."""
+    write_hf(path.parent / "m", SHAPES["tied"])
+    fastconv.convert(path.parent / "m", path.parent / "whole.gguf", outtype="f16")
+    reader = gguf.GGUFReader(path.parent / "whole.gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, field in reader.fields.items():
+        key = name.removeprefix("tokenizer.ggml.")
+        value = changes.get(key, field.contents())
+        if not name.startswith("GGUF.") and name != "general.architecture" and value is not None:
+            kind = gguf.GGUFValueType.get_type(value) if key in changes else field.types[0]
+            writer.add_key_value(name, value, kind)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    carried_cases.finish(writer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "bert"}, r"holds a vocabulary of an unknown kind: found bert, expected llama or gpt2"),
+        ({"tokens": None}, r"tokenizer.ggml.tokens is missing or no array of str"),
+        ({"tokens": [1, 2]}, r"tokenizer.ggml.tokens is missing or no array of str"),
+        ({"scores": [1, 2]}, r"tokenizer.ggml.scores is missing or no array of float"),
+        ({"scores": [0.5]}, r"scores and tokens are of different lengths: found 1, expected 320"),
+        ({"token_type": [1]}, r"token_type and tokens are of different lengths: found 1, expected 320"),
+        ({"model": "gpt2", "merges": [1]}, r"merges is missing or no array of str"),
+        (
+            {"tokens": ["x"] * 400, "scores": [0.5] * 400, "token_type": [1] * 400},
+            r"more tokens than its embedding has",
+        ),
+    ],
+)
+def test_vocabularies_that_cannot_be_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_vocabulary(tmp_path / "in.gguf", **changes)
+    with pytest.raises(VocabularyError, match=message):
+        fastconv.convert(tmp_path / "in.gguf", tmp_path / "out.bin", to="ggjt")
 
 
 def test_a_vocabulary_that_grows_is_refused(tmp_path: Path) -> None:

@@ -30,13 +30,12 @@ class Given:
 
 
 def as_params(header: Mapping[str, Any], tensors: Mapping[str, LazyTensor], path: str, given: Given) -> dict[str, Any]:
-    """A params.json for the file. tensors: by Meta's names, parts joined.
+    """A params.json for the file.
 
-    Raises ArchitectureError where the header
-    contradicts itself or the tensors.
+    tensors: by Meta's names, parts joined. Raises ArchitectureError where the header contradicts itself or the tensors.
     """
     n_embd, n_head, n_layer = header["n_embd"], header["n_head"], header["n_layer"]
-    if not n_head or n_embd % n_head:
+    if not n_head or not n_embd or n_embd % n_head:
         raise ArchitectureError("n_embd is not a multiple of n_head", file=path, found=f"{n_embd} and {n_head}")
     keys = "layers.0.attention.wk.weight"
     if keys not in tensors or len(tensors[keys].shape) != 2:

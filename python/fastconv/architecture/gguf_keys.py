@@ -62,7 +62,7 @@ def as_hf_config(values: Mapping[str, Any], tensors: Mapping[str, LazyTensor], p
             )
     if head_dim * head_count != config["hidden_size"]:
         config["head_dim"] = head_dim
-    scaling = _rope_scaling(reader, tensors.get(ROPE_FACTORS))
+    scaling = _rope_scaling(reader, tensors.get(ROPE_FACTORS), path)
     if scaling:
         config["rope_scaling"] = scaling
     return config
@@ -85,8 +85,10 @@ def gguf_names(spec: ArchitectureSpec, canonical: Iterable[str]) -> dict[str, st
     return names
 
 
-def _rope_scaling(reader: _Reader, factors: LazyTensor | None) -> dict[str, Any] | None:
+def _rope_scaling(reader: _Reader, factors: LazyTensor | None, path: str) -> dict[str, Any] | None:
     if factors is not None:
+        if factors.dtype != "f32" or factors.n_elements == 0:
+            raise ArchitectureError("holds no f32 factors", file=path, tensor=ROPE_FACTORS, found=factors.dtype)
         return {"rope_type": "llama3", "factor": float(factors.numpy().max()), **_LLAMA3_SCALING}
     kind = reader.text("rope.scaling.type", "none")
     if kind == "none":

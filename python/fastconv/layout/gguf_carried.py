@@ -17,7 +17,7 @@ from fastconv.errors import AdapterError, CheckpointError, UsageError
 from fastconv.layout.gguf import ALIGNMENT, assembled
 from fastconv.layout.gguf_metadata import KeyValues, add_imatrix
 from fastconv.layout.laid_out import LaidOut
-from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType
+from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType, todays_type
 from fastconv.plan.mixtures import ModelFacts
 from fastconv.plan.naming import interleaved
 from fastconv.plan.recipe import Recipe, UnquantizedTensor, quantizer_order, tensor_types
@@ -111,9 +111,9 @@ def _dims(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _kept(checkpoint: Checkpoint, name: str, merged: MergedTensor) -> str:
-    """The type of a tensor that is not quantized: the file's own."""
+    """The type of a tensor that is not quantized: the file's own, the adapter's where it adds the tensor."""
     stored = checkpoint.tensors.get(name)
-    type_name = merged.base.dtype if stored is None else stored.dtype
+    type_name = todays_type(merged.base.dtype) if stored is None else stored.dtype
     if type_name not in TYPES or TYPES[type_name].ggml_type < 0:
         raise CheckpointError("has an unknown type", file=checkpoint.path, tensor=name, found=type_name)
     return type_name

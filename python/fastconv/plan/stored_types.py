@@ -13,8 +13,10 @@ from fastconv.types import TYPES
 def keeps_levels(job: TensorJob, output: TensorOutput) -> bool:
     """Whether the output holds the source's elements as they are: the engine copies or repacks, and decodes nothing."""
     stored = {piece.type for piece in job.source.pieces}
-    same = stored == {output.type}
-    return not job.deltas and (same or {TYPES[name].today for name in stored} == {TYPES[output.type].today})
+    if job.deltas or len(stored) != 1:
+        return False
+    [type_name] = stored
+    return type_name == output.type or TYPES[type_name].today == TYPES[output.type].today
 
 
 def check_types(jobs: Iterable[TensorJob]) -> None:

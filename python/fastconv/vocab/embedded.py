@@ -93,8 +93,11 @@ def _of_gguf(values: Mapping[str, Any], path: str) -> Vocabulary:
 
 
 def _list(found: Any, path: str, key: str) -> list[Any]:
-    if not isinstance(found, list):
-        raise VocabularyError(f"tokenizer.ggml.{key} is missing or no array", file=path, fix=_GIVE_TOKENIZER)
+    kinds = {"tokens": (str, bytes), "merges": (str,), "token_type": (int,), "scores": (float,)}[key]
+    if not isinstance(found, list) or not all(type(item) in kinds for item in found):
+        raise VocabularyError(
+            f"tokenizer.ggml.{key} is missing or no array of {kinds[0].__name__}", file=path, fix=_GIVE_TOKENIZER
+        )
     return list(found)
 
 
