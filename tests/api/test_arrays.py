@@ -17,7 +17,8 @@ from fastconv.types import TYPES
 from tests.kernels import ggml
 from tests.oracle import blocks as oracle
 
-BLOCK_TYPES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k")
+GGML_TYPES = tuple(name for name, t in TYPES.items() if t.encodes and t.ggml_type >= 0 and t.block_size > 1)
+BLOCK_TYPES = tuple(name for name in GGML_TYPES if not TYPES[name].needs_importance)
 OLD_TYPES = tuple(name for name, info in TYPES.items() if info.encodes and info.ggml_type < 0)
 N_COLS = 512
 
@@ -128,6 +129,48 @@ def test_more_rows_than_one_slice_holds(monkeypatch: pytest.MonkeyPatch) -> None
     x[8, 5] = np.nan
     with pytest.raises(NonFiniteError, match="row 8, column 5"):
         fastconv.quantize(x, "q4_0")
+
+
+@pytest.mark.parametrize("type", GGML_TYPES)
+@pytest.mark.parametrize("as_torch", [False, True])
+def test_importance_of_columns(type: str, as_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row for all matrices, or a row for each; types that do not heed it are as without."""
+    monkeypatch.setattr("fastconv.arrays._SLICE_BYTES", 2 * N_COLS * 4)
+    x, weights = values(2, 3, 5, N_COLS), values(2, 3, N_COLS, seed=1) ** 2
+    convert = torch.from_numpy if as_torch else np.asarray
+    found = np.asarray(fastconv.quantize(convert(x), type, importance=convert(weights), threads=2))
+    alike = np.asarray(fastconv.quantize(convert(x), type, importance=convert(weights[1, 2])))
+    for i, j in np.ndindex(2, 3):
+        assert np.array_equal(found[i, j], ggml.quantize(x[i, j], type, weights[i, j]))
+        assert np.array_equal(alike[i, j], ggml.quantize(x[i, j], type, weights[1, 2]))
+
+
+@pytest.mark.parametrize("shape", [(N_COLS,), (0, N_COLS), (4, 0, N_COLS), (0, 3, N_COLS)])
+def test_importance_of_few_rows_or_none(shape: tuple[int, ...]) -> None:
+    weights = values(*shape[:-2], N_COLS) ** 2
+    assert fastconv.quantize(values(*shape), "q4_0", importance=weights).shape == (*shape[:-1], N_COLS // 32 * 18)
+
+
+@pytest.mark.parametrize(
+    ("importance", "message"),
+    [
+        (np.ones(N_COLS), "the importance does not fit the array: found float64 of shape"),
+        (np.ones(N_COLS - 32, np.float32), r"of shape \(480,\), expected float32 of shape \(512,\) or \(3, 512\)"),
+        (np.ones((4, N_COLS), np.float32), r"of shape \(4, 512\)"),
+        (np.full(N_COLS, np.nan, np.float32), "a value that is not finite or negative"),
+        (np.full(N_COLS, np.inf, np.float32), "a value that is not finite or negative"),
+        (np.full(N_COLS, -1, np.float32), "a value that is not finite or negative"),
+    ],
+)
+def test_importance_that_cannot_be(importance: np.ndarray, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        fastconv.quantize(values(3, 2, N_COLS), "q4_0", importance=importance)
+
+
+def test_types_that_need_importance() -> None:
+    for name in (name for name in GGML_TYPES if TYPES[name].needs_importance):
+        with pytest.raises(UsageError, match=f"{name} cannot be quantized without the importance of its columns"):
+            fastconv.quantize(values(2, N_COLS), name)
 
 
 def test_the_input_is_left_alone() -> None:

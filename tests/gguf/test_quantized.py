@@ -55,6 +55,7 @@ def test_every_run_is_recorded(case: QuantizedCase) -> None:
     assert recorded(case).keys() == runs | {options.name for options in case.options}
 
 
+@pytest.mark.usefixtures("digests_as_names")
 @pytest.mark.parametrize(("case", "imatrix"), RUNS)
 def test_files_equal_llama_quantizes(
     case: QuantizedCase, imatrix: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
