@@ -10,21 +10,21 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 from fastconv.adapter.delta import AdapterSummary, LoraDelta, MergedTensor
-from fastconv.adapter.lit_lora import LitLora, lit_lora_file, open_lit_lora
 from fastconv.adapter.lit_settings import LitLoraOptions
-from fastconv.adapter.peft import LoraPair, PeftAdapter, WholeTensor, open_peft_adapter
-from fastconv.architecture.spec import CanonicalModel, NamedModel
-from fastconv.checkpoint import marks
+from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.content import is_zero, same_content
 from fastconv.checkpoint.lazy_tensor import LazyTensor
-from fastconv.checkpoint.open import open_checkpoint
-from fastconv.checkpoint.storage import ArrayStorage, FileStorage
+from fastconv.checkpoint.storage import ArrayStorage
 from fastconv.errors import AdapterError, UsageError
+
+if TYPE_CHECKING:
+    from fastconv.adapter.lit_lora import LitLora
+    from fastconv.adapter.peft import LoraPair, PeftAdapter, WholeTensor
 
 _F32_MAX = float.fromhex("0x1.fffffep127")
 
@@ -58,37 +58,16 @@ def attach_adapters(
     """
     opened: list[tuple[PeftAdapter | LitLora, float]] = []
     for path, factor in adapters:
+        from fastconv.adapter.open import open_adapter
+
         if not math.isfinite(factor):
             raise UsageError("the scale of an adapter is not finite", file=path, found=factor)
-        lit_file = lit_lora_file(os.fspath(path))
-        if lit_file is not None:
-            lora = open_lit_lora(os.fspath(path), lit_file, model, lit_options or LitLoraOptions())
-            opened.append((lora, float(factor)))
-        else:
-            opened.append((_open(os.fspath(path), model), float(factor)))
+        opened.append((open_adapter(os.fspath(path), model, lit_options or LitLoraOptions()), float(factor)))
     merge = _Merge(model)
-    summaries = tuple(
-        merge.add_lit(adapter, factor) if isinstance(adapter, LitLora) else merge.add(adapter, factor)
-        for adapter, factor in opened
-    )
+    summaries = tuple(merge.add(adapter, factor) for adapter, factor in opened)
     merge.finish()
     tied = {name: stand_in for name, stand_in in model.tied.items() if name not in merge.tensors}
     return AdaptedModel(model.with_vocabulary(merge.n_vocab(), tied), merge.tensors, summaries)
-
-
-def _open(path: str, model: NamedModel) -> PeftAdapter:
-    if not os.path.isfile(path):
-        return open_peft_adapter(path)
-    storage = FileStorage(path)
-    if storage.read(0, min(len(marks.GGUF), storage.size)) != marks.GGUF:
-        return open_peft_adapter(path)
-    if not isinstance(model, CanonicalModel):
-        raise AdapterError(
-            "is in GGUF, whose names need a known architecture", file=path, fix="give the adapter as PEFT saved it"
-        )
-    from fastconv.adapter.gguf_adapter import open_gguf_adapter
-
-    return open_gguf_adapter(open_checkpoint(path), model)
 
 
 class _Merge:
@@ -99,7 +78,12 @@ class _Merge:
         self.embedding = model.per_token[0] if model.per_token else None
         self.replaced: dict[str, str] = {}  # canonical name -> file of the adapter that replaced it
 
-    def add(self, adapter: PeftAdapter, factor: float) -> AdapterSummary:
+    def add(self, adapter: PeftAdapter | LitLora, factor: float) -> AdapterSummary:
+        from fastconv.adapter.peft import PeftAdapter
+
+        return self._add_peft(adapter, factor) if isinstance(adapter, PeftAdapter) else self._add_lit(adapter, factor)
+
+    def _add_peft(self, adapter: PeftAdapter, factor: float) -> AdapterSummary:
         vocab_before = self.n_vocab()
         replaced: set[str] = set()
         for whole in adapter.whole:
@@ -126,7 +110,7 @@ class _Merge:
             )
         return AdapterSummary(adapter.path, adapter.n_tensors, tuple(scales), tuple(warnings), tuple(targets))
 
-    def add_lit(self, lora: LitLora, factor: float) -> AdapterSummary:
+    def _add_lit(self, lora: LitLora, factor: float) -> AdapterSummary:
         scale = factor * lora.scale
         if abs(scale) > _F32_MAX:
             raise AdapterError("the scale is too large", file=lora.file, found=scale)

@@ -18,9 +18,9 @@ from fastconv.adapter.delta import rows_or_zero
 from fastconv.adapter.lit_settings import CHUNKED, CONTIGUOUS, LitLoraOptions, read_settings
 from fastconv.adapter.peft import check_type
 from fastconv.architecture.litgpt.mapping import INTERLEAVED, SPLIT, SharedRows, Sizes, shared_rows
+from fastconv.architecture.litgpt.marks import holds_lit_names, lit_names
 from fastconv.architecture.litgpt.model import model_class_and_sizes
 from fastconv.architecture.litgpt.rows import split_from_grouped
-from fastconv.architecture.litgpt.source import holds_lit_names, lit_names
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint

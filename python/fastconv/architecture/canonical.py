@@ -13,7 +13,7 @@ from typing import Any
 
 from fastconv.architecture import ggjt_header, gguf_keys
 from fastconv.architecture.hparams import Hyperparameters
-from fastconv.architecture.litgpt.source import holds_lit_names, model_from_litgpt
+from fastconv.architecture.litgpt.marks import holds_lit_names
 from fastconv.architecture.llama import LLAMA
 from fastconv.architecture.meta_params import as_hf_config
 from fastconv.architecture.registry import spec_for, spec_named
@@ -47,6 +47,8 @@ def canonical_model(
     elif checkpoint.format == "ggjt":
         model = _from_ggjt(checkpoint, ggjt_header.Given(n_ctx, norm_eps, rope_base))
     elif holds_lit_names(checkpoint.tensors):
+        from fastconv.architecture.litgpt.source import model_from_litgpt
+
         model = _proven(checkpoint, model_from_litgpt(checkpoint, model_name, has_lora=has_lora))
     elif holds_meta_names(checkpoint):
         model = _from_meta(checkpoint, n_ctx)

@@ -11,7 +11,7 @@ import os
 from fastconv.architecture.canonical import canonical_model, holds_meta_names
 from fastconv.architecture.litgpt.classes import class_of_config, is_tied
 from fastconv.architecture.litgpt.mapping import head_names
-from fastconv.architecture.litgpt.source import holds_lit_names, model_from_litgpt
+from fastconv.architecture.litgpt.marks import holds_lit_names
 from fastconv.architecture.registry import has_table
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
@@ -32,6 +32,8 @@ def named_model(
     Raises ArchitectureError as it does, and for quantized checkpoints.
     """
     if holds_lit_names(checkpoint.tensors):
+        from fastconv.architecture.litgpt.source import model_from_litgpt
+
         return model_from_litgpt(checkpoint, model_name, has_lora=has_lora)
     is_hf = checkpoint.format in ("safetensors", "torch") and not holds_meta_names(checkpoint)
     if not is_hf or not checkpoint.config or has_table(checkpoint.config):

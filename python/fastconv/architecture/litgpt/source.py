@@ -28,6 +28,7 @@ from fastconv.architecture.litgpt.config import (
     read_lit_config,
 )
 from fastconv.architecture.litgpt.mapping import INTERLEAVED, SPLIT, Sizes, head_names, shared_rows
+from fastconv.architecture.litgpt.marks import lit_names
 from fastconv.architecture.litgpt.namings import NAMINGS, Naming
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
@@ -36,25 +37,9 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import AdapterError, ArchitectureError
 
 _LAYER = "transformer.h."
-_MARK = re.compile(
-    r"transformer\.h\.\d+\.(attn\.(qkv|attn)\.|.*\.lora_[AB]$|attn\.(gating_factor|adapter_wte)|.*\.adapter_(bias|scale)$)"
-)
 _LORA = re.compile(r".*\.lora_[AB]")
 _ADAPTER = re.compile(r".*(gating_factor|adapter_wte|adapter_bias|adapter_scale).*")
 _MERGED_NAME = "lit_model_lora_merged.pth"  # its LoRA tensors stand beside weights that hold them already
-
-
-def lit_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """By the names of a plain model: without what torch.compile and unmerged LoRA modules put into them."""
-    plain = {name.replace("_orig_mod.", "").replace(".linear.", "."): tensor for name, tensor in tensors.items()}
-    if len(plain) != len(tensors):
-        raise ArchitectureError("holds the same tensor under several names", tensor=min(set(tensors) - set(plain)))
-    return plain
-
-
-def holds_lit_names(tensors: Mapping[str, LazyTensor]) -> bool:
-    """Whether names are Lit-GPT's: a model's, a LoRA's or an adapter's."""
-    return any(_MARK.match(name.replace("_orig_mod.", "").replace(".linear.", ".")) for name in tensors)
 
 
 def model_from_litgpt(checkpoint: Checkpoint, model_name: str | None = None, *, has_lora: bool = False) -> NamedModel:
