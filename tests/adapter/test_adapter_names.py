@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
@@ -87,6 +87,8 @@ def test_names_are_those_that_peft_writes_and_loads(module: str, adapter: str) -
 @given(
     st.text(alphabet="abl_AB.", max_size=30) | st.lists(st.sampled_from([*WORDS, "lora_A", "weight", ""])).map(".".join)
 )
+@example(".weight")
+@example("..lora_A.weight")
 def test_any_text_is_a_name_or_none(name: str) -> None:
     parsed = parse_name(name)
     assert parsed is None or (parsed.module and parsed.parameter in ("weight", "bias"))

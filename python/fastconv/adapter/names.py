@@ -52,7 +52,7 @@ def parse_name(name: str) -> AdapterTensorName | None:
         return _whole(words)
     module, kind, rest = ".".join(words[:at]), words[at], words[at + 1 :]
     parameter = rest.pop() if rest and rest[-1] in ("weight", "bias") else ""
-    if not module or len(rest) > 1:
+    if not module.strip(".") or len(rest) > 1:
         return None
     if (kind, parameter) == ("lora_B", "bias"):
         return AdapterTensorName(module, Part.B_BIAS, "bias")
@@ -77,4 +77,4 @@ def _whole(words: list[str]) -> AdapterTensorName | None:
     elif "modules_to_save" in module[-2:]:
         part = Part.MODULES_TO_SAVE
         del module[module.index("modules_to_save") :]
-    return AdapterTensorName(".".join(module), part, parameter) if module else None
+    return AdapterTensorName(".".join(module), part, parameter) if any(module) else None
