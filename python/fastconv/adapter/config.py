@@ -85,6 +85,7 @@ class LoraConfig:
     lora_bias: bool
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
+    fan_in_fan_out: bool = False
 
     def rank_of(self, module: str) -> int:
         return self.rank_pattern.get(pattern_key(self.rank_pattern, module), self.rank)
@@ -125,6 +126,7 @@ def read_lora_config(directory: str) -> LoraConfig:
         alpha_pattern={
             key: _alpha(path, "alpha_pattern", value) for key, value in _pattern(path, config, "alpha_pattern")
         },
+        fan_in_fan_out=bool(config.get("fan_in_fan_out")),
     )
 
 

@@ -213,7 +213,7 @@ def _templates(naming: Naming) -> set[str]:
 def _recognized(path: str, sizes: Sizes, fitting: list[Naming]) -> LitConfig:
     """The model that LitGPT knows of these sizes. Raises ArchitectureError where there is none, or several that differ
     in more than their names."""
-    same = [config for config in known_configs() if agrees(config, sizes) and _class_of(config, fitting) is not None]
+    same = [config for config in known_configs() if agrees(config, sizes) and class_of(config, fitting) is not None]
     if same and all(config.fields == same[0].fields for config in same):
         return same[0]
     raise ArchitectureError(
@@ -244,7 +244,7 @@ def agrees(config: LitConfig, sizes: Sizes) -> bool:
     )
 
 
-def _class_of(lit: LitConfig, fitting: list[Naming]) -> ModelClass | None:
+def class_of(lit: LitConfig, fitting: list[Naming]) -> ModelClass | None:
     """The class of a model with Lit-GPT's settings, among the families whose names it has."""
     name = lit.name.lower()
     for naming in fitting:
@@ -268,7 +268,7 @@ def _model_class(
             found=found,
         )
     if entry is None and lit is not None:
-        entry = _class_of(lit, fitting)
+        entry = class_of(lit, fitting)
     if entry is None or entry.naming not in fitting:
         _refuse_names(path, tensors, entry, lit)
     return entry
