@@ -3,6 +3,7 @@
 // Source: quantize_row_iq2_s_impl and dequantize_row_iq2_s in ggml-quants.c of llama.cpp b11434.
 #pragma once
 
+#include "blocks/iq2_search.hpp"
 #include "blocks/iq_decode.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
@@ -31,6 +32,61 @@ struct IQ2_S {
     }
   }
 
+  static constexpr float kTiny = 1e-8f;  // GROUP_MAX_EPS_IQ2_S
+
+  // importance: nullptr for none.
+  FASTCONV_INLINE static void encode_block(const float* x, const float* importance, const GridNeighbours& grid,
+                                           Block& y) {
+    __builtin_memset(&y, 0, sizeof y);
+    const float sum = square_sum(x);
+    if (!all_finite(x, sum)) {
+      y.d = kF16NaN;
+      return;
+    }
+    const F32 mean = splat(2 * sum / 256);
+    alignas(64) float scales[16];
+    float most = 0;
+    for (int s = 0; s < 16; ++s) {
+      SubBlock<2> sub(grid);
+      sub.load_elements(x + 16 * s, [&](F32 v, int i) {
+        if (importance == nullptr) return splat(0.25f) * mean + v * v;
+        return load(importance + 16 * s + i) * sqrt(mean + v * v);
+      });
+      scales[s] = 0;
+      const float largest = sub.largest();
+      if (largest < kTiny) continue;
+      sub.tabulate();
+      const auto best = sub.search<9, false>(largest / 5, largest);
+      scales[s] = best.scale;
+      most = best.scale > most ? best.scale : most;
+      for (int k = 0; k < 2; ++k) {
+        const int g = 2 * s + k;
+        const uint32_t index = sub.index_of(best.codes[k]);
+        y.qs[g] = static_cast<uint8_t>(index);
+        y.qh[g / 4] |= static_cast<uint8_t>(index >> 8 << 2 * (g % 4));
+        y.signs[g] = static_cast<uint8_t>(sub.signs >> 8 * k);
+      }
+    }
+    if (most == 0) return;
+    const float d = most / 31;
+    y.d = f16_bits(d * 0.9875f);
+    uint8_t levels[16];
+    store_bytes(levels, stored_scales(scales, 1 / d, 15));
+    for (int s = 0; s < 8; ++s) y.scales[s] = static_cast<uint8_t>(levels[2 * s] | levels[2 * s + 1] << 4);
+  }
+
+  static void encode(const float* x, void* dst, int64_t n) {
+    const GridNeighbours& grid = iq2_s_neighbours();
+    Block* y = static_cast<Block*>(dst);
+    for (int64_t i = 0; i < n / kSuperBlock; ++i) encode_block(x + i * kSuperBlock, nullptr, grid, y[i]);
+  }
+  static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
+    const GridNeighbours& grid = iq2_s_neighbours();
+    Block* y = static_cast<Block*>(dst);
+    for (int64_t row = 0; row < n_rows; ++row)
+      for (int64_t at = 0; at < n_cols; at += kSuperBlock, x += kSuperBlock, ++y)
+        encode_block(x, importance + at, grid, *y);
+  }
   static void decode(const void* src, float* y, int64_t n) {
     const Block* block = static_cast<const Block*>(src);
     for (int64_t i = 0; i < n / kSuperBlock; ++i) decode_block(block[i], y + i * kSuperBlock);

@@ -3,6 +3,7 @@
 // Source: quantize_row_iq2_xs_impl and dequantize_row_iq2_xs in ggml-quants.c of llama.cpp b11434.
 #pragma once
 
+#include "blocks/iq2_search.hpp"
 #include "blocks/iq_decode.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
@@ -29,6 +30,51 @@ struct IQ2_XS {
     }
   }
 
+  static constexpr float kTiny = 1e-15f;  // GROUP_MAX_EPS
+
+  FASTCONV_INLINE static void encode_block(const float* x, const float* importance, const GridNeighbours& grid,
+                                           Block& y) {
+    __builtin_memset(&y, 0, sizeof y);
+    const float sum = square_sum(x);
+    if (!all_finite(x, sum)) {
+      y.d = kF16NaN;
+      return;
+    }
+    const F32 mean = splat(sum / 256);
+    alignas(64) float scales[16];
+    float most = 0;
+    for (int s = 0; s < 16; ++s) {
+      SubBlock<2> sub(grid);
+      sub.load_elements(x + 16 * s, [&](F32 v, int i) { return load(importance + 16 * s + i) * sqrt(mean + v * v); });
+      sub.make_signs_even();
+      scales[s] = 0;
+      const float largest = sub.largest();
+      if (largest < kTiny) continue;
+      sub.tabulate();
+      const auto best = sub.search<9, false>(largest / 5, largest);
+      scales[s] = best.scale;
+      most = best.scale > most ? best.scale : most;
+      for (int k = 0; k < 2; ++k)
+        y.qs[2 * s + k] = static_cast<uint16_t>(sub.index_of(best.codes[k]) | (sub.signs >> 8 * k & 127) << 9);
+    }
+    if (most == 0) {
+      __builtin_memset(&y, 0, sizeof y);
+      return;
+    }
+    const float d = most / 31;
+    y.d = f16_bits(d);
+    uint8_t levels[16];
+    store_bytes(levels, stored_scales(scales, 1 / d, 15));
+    for (int s = 0; s < 8; ++s) y.scales[s] = static_cast<uint8_t>(levels[2 * s] | levels[2 * s + 1] << 4);
+  }
+
+  static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
+    const GridNeighbours& grid = iq2_xs_neighbours();
+    Block* y = static_cast<Block*>(dst);
+    for (int64_t row = 0; row < n_rows; ++row)
+      for (int64_t at = 0; at < n_cols; at += kSuperBlock, x += kSuperBlock, ++y)
+        encode_block(x, importance + at, grid, *y);
+  }
   static void decode(const void* src, float* y, int64_t n) {
     const Block* block = static_cast<const Block*>(src);
     for (int64_t i = 0; i < n / kSuperBlock; ++i) decode_block(block[i], y + i * kSuperBlock);

@@ -18,6 +18,9 @@ constexpr double kBf16Max = 0x1.fefffep+127;
 // most where value 1 stands for 7, all weight is there, and the try has the least inverse scale, 120 / max_abs: 7 /
 // 120. iq4_xs divides by 32. For iq3 it is a weighted mean of x / value with values of 1 and more, times 1.0125 / 31
 // for iq3_xxs and 1.033 / 31 for iq3_s.
+// On the grids of iq2 and iq1 a scale is sum(w * x * q) / sum(w * q * q), at most max / min|q|. That is max for iq2,
+// whose d is the largest of them / 31; 8 max for iq1, whose d is 1.125 / 15 of that for iq1_s, and for iq1_m such a
+// ratio itself, times 1.1125.
 constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"f32", 0, 1, 4, kF32Max, true, false},
     {"f16", 1, 1, 2, kF16Max, true, false},
@@ -39,11 +42,11 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"iq4_xs", 23, 256, 136, 32 * 17 * kF16Max, true, false},
     {"iq3_s", 21, 256, 110, 30 * kF16Max, true, false},
     {"iq3_xxs", 18, 256, 98, 30 * kF16Max, true, false},
-    {"iq2_s", 22, 256, 82, 0, true, false},
-    {"iq2_xs", 17, 256, 74, 0, true, true},
-    {"iq2_xxs", 16, 256, 66, 0, true, true},
-    {"iq1_m", 29, 256, 56, 0, true, false},
-    {"iq1_s", 19, 256, 50, 0, true, true},
+    {"iq2_s", 22, 256, 82, 31 * kF16Max, true, false},
+    {"iq2_xs", 17, 256, 74, 31 * kF16Max, true, true},
+    {"iq2_xxs", 16, 256, 66, 31 * kF16Max, true, true},
+    {"iq1_m", 29, 256, 56, kF16Max / 8.9, true, false},
+    {"iq1_s", 19, 256, 50, kF16Max / 0.6, true, true},
     {"tq2_0", 35, 256, 66, kF16Max, true, false},
     {"tq1_0", 34, 256, 54, kF16Max, true, false},
     {"q4_0_v1", -1, 32, 20, kF32Max, true, false},

@@ -102,6 +102,7 @@ FASTCONV_INLINE F32 lookup(const float (&table)[16], I32 index) {
   FASTCONV_LIFT(F32, reg::lookup16(table, index.r[i]));
 }
 FASTCONV_INLINE F32 lookup(const float (&table)[8], I32 index) { FASTCONV_LIFT(F32, reg::lookup8(table, index.r[i])); }
+FASTCONV_INLINE F32 lookup(const float (&table)[4], I32 index) { FASTCONV_LIFT(F32, reg::lookup4(table, index.r[i])); }
 
 // Bit i is lane i.
 FASTCONV_INLINE uint32_t lane_bits(Mask m) {
@@ -119,6 +120,15 @@ FASTCONV_INLINE uint32_t sign_bits(I32 a) {
 }
 
 #undef FASTCONV_LIFT
+
+// The least and the largest lane; no lane is NaN. The sign of a zero is not specified.
+FASTCONV_INLINE float lowest(F32 a) {
+  reg::F least = a.r[0];
+#pragma GCC unroll 4
+  for (int i = 1; i < kRegs; ++i) least = reg::min(least, a.r[i]);
+  return reg::lowest(least);
+}
+FASTCONV_INLINE float highest(F32 a) { return -lowest(negate(a)); }
 
 struct Min {
   FASTCONV_INLINE reg::F operator()(reg::F a, reg::F b) const { return reg::min(a, b); }

@@ -11,10 +11,10 @@
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 
-extern constexpr TypeKernels kIQ2_XXS{IQ2_XXS::decode};
-extern constexpr TypeKernels kIQ2_XS{IQ2_XS::decode};
-extern constexpr TypeKernels kIQ2_S{IQ2_S::decode};
-extern constexpr TypeKernels kIQ1_S{IQ1_S::decode};
-extern constexpr TypeKernels kIQ1_M{IQ1_M::decode};
+extern constexpr TypeKernels kIQ2_XXS{IQ2_XXS::decode, nullptr, nullptr, IQ2_XXS::encode_weighted};
+extern constexpr TypeKernels kIQ2_XS{IQ2_XS::decode, nullptr, nullptr, IQ2_XS::encode_weighted};
+extern constexpr TypeKernels kIQ2_S{IQ2_S::decode, nullptr, IQ2_S::encode, IQ2_S::encode_weighted};
+extern constexpr TypeKernels kIQ1_S{IQ1_S::decode, nullptr, nullptr, IQ1_S::encode_weighted};
+extern constexpr TypeKernels kIQ1_M{IQ1_M::decode, nullptr, IQ1_M::encode, IQ1_M::encode_weighted};
 
 }  // namespace fastconv::FASTCONV_ISA_NAMESPACE

@@ -62,6 +62,14 @@ FASTCONV_REG M equal(I a, I b) { return from_bits(_mm256_cmpeq_epi32(a, b)); }
 FASTCONV_REG M mask_and(M a, M b) { return _mm256_and_ps(a, b); }
 FASTCONV_REG F select(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }
 FASTCONV_REG I select(M m, I yes, I no) { return bits(select(m, from_bits(yes), from_bits(no))); }
+FASTCONV_REG F lookup4(const float* table, I index) {
+  return _mm256_permutevar_ps(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(table)), index);
+}
+FASTCONV_REG float lowest(F a) {
+  const __m128 four = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
+}
 FASTCONV_REG F lookup8(const float* table, I index) { return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index); }
 FASTCONV_REG F lookup16(const float* table, I index) {
   const M upper = from_bits(_mm256_slli_epi32(index, 28));  // bit 3 as the sign that a blend goes by

@@ -63,6 +63,10 @@ FASTCONV_REG M mask_and(M a, M b) { return static_cast<M>(a & b); }
 FASTCONV_REG F select(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
 FASTCONV_REG I select(M m, I yes, I no) { return _mm512_mask_blend_epi32(m, no, yes); }
 FASTCONV_REG F lookup16(const float* table, I index) { return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table)); }
+FASTCONV_REG F lookup4(const float* table, I index) {
+  return _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(table)), index);
+}
+FASTCONV_REG float lowest(F a) { return _mm512_reduce_min_ps(a); }
 FASTCONV_REG F lookup8(const float* table, I index) {
   return _mm512_permutexvar_ps(index, _mm512_broadcast_f32x8(_mm256_loadu_ps(table)));
 }

@@ -73,6 +73,16 @@ FASTCONV_REG F lookup(const float* table, I index) {
   _mm_store_si128(reinterpret_cast<__m128i*>(at), _mm_and_si128(index, _mm_set1_epi32(kEntries - 1)));
   return _mm_setr_ps(table[at[0]], table[at[1]], table[at[2]], table[at[3]]);
 }
+// Two selections among the entries by either bit of the index.
+FASTCONV_REG F lookup4(const float* table, I index) {
+  const I odd = _mm_srai_epi32(_mm_slli_epi32(index, 31), 31), upper = _mm_srai_epi32(_mm_slli_epi32(index, 30), 31);
+  const F low = select(odd, splat(table[1]), splat(table[0])), high = select(odd, splat(table[3]), splat(table[2]));
+  return select(upper, high, low);
+}
+FASTCONV_REG float lowest(F a) {
+  const F two = _mm_min_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_min_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
 FASTCONV_REG F lookup16(const float* table, I index) { return lookup<16>(table, index); }
 FASTCONV_REG F lookup8(const float* table, I index) { return lookup<8>(table, index); }
 FASTCONV_REG uint32_t lane_bits(M m) { return static_cast<uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(m))); }

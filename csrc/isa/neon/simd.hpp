@@ -77,6 +77,10 @@ FASTCONV_REG uint8x16_t bytes_at(I index, int entries) {
 FASTCONV_REG F lookup16(const float* table, I index) {
   return vreinterpretq_f32_u8(vqtbl4q_u8(vld1q_u8_x4(reinterpret_cast<const uint8_t*>(table)), bytes_at(index, 16)));
 }
+FASTCONV_REG F lookup4(const float* table, I index) {
+  return vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(vld1q_f32(table)), bytes_at(index, 4)));
+}
+FASTCONV_REG float lowest(F a) { return vminvq_f32(a); }
 FASTCONV_REG F lookup8(const float* table, I index) {
   return vreinterpretq_f32_u8(vqtbl2q_u8(vld1q_u8_x2(reinterpret_cast<const uint8_t*>(table)), bytes_at(index, 8)));
 }

@@ -1,0 +1,40 @@
+// What the encoders of IQ2 and IQ1 do for a super-block of 256 elements as a whole.
+#pragma once
+
+#include "isa/lanes.hpp"
+
+namespace fastconv::FASTCONV_ISA_NAMESPACE {
+namespace {
+
+constexpr uint16_t kF16NaN = 0x7E00;
+
+FASTCONV_INLINE float square_sum(const float* x) {
+  float sum = 0;
+  for (int i = 0; i < 256; ++i) sum += x[i] * x[i];
+  return sum;
+}
+
+// Of a super-block whose squares add up to `sum`. ggml aborts on NaN and infinity; here the super-scale becomes NaN.
+FASTCONV_INLINE bool all_finite(const float* x, float sum) {
+  if (sum < __builtin_inff()) return true;
+  uint32_t finite = 0xFFFF;
+  for (int i = 0; i < 256; i += kLanes) finite &= lane_bits(less(abs(load(x + i)), splat(__builtin_inff())));
+  return finite == 0xFFFF;
+}
+
+// One NaN for all: instruction sets make NaN of different signs.
+FASTCONV_INLINE uint16_t f16_bits(float x) {
+  if (x != x) return kF16NaN;
+  uint16_t out[kLanes];
+  store_f16(out, splat(x));
+  return out[0];
+}
+
+// What is stored for sixteen scales, 0 ... most, of which 2 * stored + 1 is the multiple of d = 1 / inverse.
+FASTCONV_INLINE I32 stored_scales(const float* scales, float inverse, int most) {
+  const I32 level = nearest_int(splat(0.5f) * (splat(inverse) * load(scales) - splat(1.0f)));
+  return max(min(level, splat(most)), splat(0));
+}
+
+}  // namespace
+}  // namespace fastconv::FASTCONV_ISA_NAMESPACE
