@@ -134,7 +134,7 @@ def test_merge_of_2023_is_right_in_float64(zoo: Zoo, family: str, parts: str, la
             convert(zoo.lit(family, TODAY) / "lit_model.pth", tmp_path / "out", to="hf", lora=lora, **options)
         return
     convert(zoo.lit(family, TODAY) / "lit_model.pth", tmp_path / "out", to="hf", lora=lora, **options)
-    stored = torch.load(zoo.lit(family, BEFORE) / "lit_model.pth")[f"{name}.weight"].numpy()
+    stored = torch.load(zoo.lit(family, BEFORE) / "lit_model.pth", weights_only=False)[f"{name}.weight"].numpy()
     expected = float64_merge(stored, a, b, parts, layout, heads)
     found = tensors_of(tmp_path / "out")
     if family in ("gpt_neox", "falcon_40b"):
