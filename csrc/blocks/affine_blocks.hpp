@@ -85,23 +85,21 @@ struct AffineBlocks {
   struct Levels {
     const float* x;
     const Fits* fits;
-    float step[kLanes], offset[kLanes];
+    float step[kLanes], inverse[kLanes], offset[kLanes];
 
     FASTCONV_INLINE I32 operator()(int run) const {
       const int s = run * kLanes / kN;
       const F32 v = load(x + run * kLanes);
       // A step of zero keeps the levels of the search.
       if (__builtin_expect(step[s] == 0, 0)) return searched(v, s);
-      return clamped((v + splat(offset[s])) / splat(step[s]));
+      return clamped(nearest_quotient(v + splat(offset[s]), step[s], inverse[s]));
     }
     FASTCONV_INLINE I32 searched(F32 v, int s) const {
       F32 scaled = splat(fits->inverse[s]) * (v - splat(fits->level_min[s]));
       if (kGuarded && fits->tries_won[s] != 0) scaled = min(max(scaled, splat(0.0f)), splat(T::Plain::kTop));
-      return clamped(scaled);
+      return clamped(nearest_int(nan_to_zero(scaled)));
     }
-    FASTCONV_INLINE static I32 clamped(F32 scaled) {
-      return max(min(nearest_int(nan_to_zero(scaled)), splat(kTop)), splat(0));
-    }
+    FASTCONV_INLINE static I32 clamped(I32 q) { return max(min(q, splat(kTop)), splat(0)); }
   };
 
   template <bool kGuarded>
@@ -111,7 +109,9 @@ struct AffineBlocks {
     Levels<kGuarded> levels;
     levels.x = x;
     levels.fits = &fits;
-    store(levels.step, splat(f16_to_f32(y.d)) * to_float(load_u8(scales)));
+    const F32 step = splat(f16_to_f32(y.d)) * to_float(load_u8(scales));
+    store(levels.step, step);
+    store(levels.inverse, splat(1.0f) / step);
     store(levels.offset, splat(f16_to_f32(y.dmin)) * to_float(load_u8(mins)));
     T::pack(levels, y);
   }

@@ -15,6 +15,20 @@ namespace {
 FASTCONV_INLINE F32 one_nan(F32 a) { return select(equal(a, a), a, splat(-__builtin_nanf(""))); }
 FASTCONV_INLINE F32 nan_to_zero(F32 a) { return select(equal(a, a), a, splat(0.0f)); }
 
+// nearest_int(a / step) where that is within 40 of zero, else some integer as far from zero on the same side;
+// nearest_int itself beyond 2^21. inverse: 1 / step, for |step| from 2^-24 to 2^22 as products of an f16 and a small
+// integer are, or anything else.
+//
+// Three roundings of at most 2^-24 each part a * inverse from the rounded quotient: less than 2^-16 within 40. Unless
+// the product is as near to a half, both round to the same integer, and beyond 40 both stay on one side. All else, NaN
+// and infinity included, is divided.
+FASTCONV_INLINE I32 nearest_quotient(F32 a, float step, float inverse) {
+  const F32 scaled = a * splat(inverse), nearest = round_even(scaled);
+  const Mask clear = less(abs(scaled - nearest), splat(0.5f - 0x1p-16f)) & less(abs(scaled), splat(0x1p21f));
+  if (__builtin_expect(lane_bits(clear) == (1u << kLanes) - 1, 1)) return truncate(nearest);
+  return nearest_int(nan_to_zero(a / splat(step)));
+}
+
 // Policy: kN elements a sub-block, kTop (the largest level), kTries and numerator(k) of each, kAbsolute (errors count
 // by magnitude instead of square), kGuarded (levels of tries are clamped before they are rounded: make_qkx3_quants).
 template <class Policy>

@@ -21,12 +21,6 @@ struct Q3_K {
   static constexpr int kSubs = 16;   // sub-blocks, and elements of each
   static constexpr int kChunk = 16;  // super-blocks whose sub-blocks are sorted by what their search takes
 
-  FASTCONV_INLINE static void put_scales(const uint8_t* scales, Block& y) {
-    for (int j = 0; j < 8; ++j) y.scales[j] = static_cast<uint8_t>((scales[j] & 15) | scales[j + 8] << 4);
-    for (int j = 0; j < 4; ++j)
-      y.scales[8 + j] = static_cast<uint8_t>(scales[j] >> 4 | scales[j + 4] >> 4 << 2 | scales[j + 8] >> 4 << 4 |
-                                             scales[j + 12] >> 4 << 6);
-  }
   // d * (scale - 32) of each sub-block.
   FASTCONV_INLINE static F32 steps(const Block& y) {
     uint8_t scales[kSubs];
@@ -37,26 +31,48 @@ struct Q3_K {
     return splat(f16_to_f32(y.d)) * to_float(load_u8(scales) - splat(32));
   }
 
-  FASTCONV_INLINE static I32 level(F32 scaled) {
-    return max(min(nearest_int(nan_to_zero(scaled)), splat(3)), splat(-4)) + splat(4);
-  }
+  FASTCONV_INLINE static I32 level(I32 q) { return max(min(q, splat(3)), splat(-4)) + splat(4); }
 
-  // `searched(q)` puts the levels of the search, which sub-blocks with a step of zero keep.
+  // Up to sixteen super-blocks. Lane b of scales[s]: the scale of sub-block s of super-block b, 0 to 63; of d: its d.
+  // `searched(b, q)` puts the levels of the search, which sub-blocks with a step of zero keep.
   template <class Searched>
-  FASTCONV_INLINE static void write_levels(const float* x, Searched searched, Block& y) {
-    alignas(64) float step[kSubs];
-    const F32 all = steps(y);
-    store(step, all);
-    const uint32_t kept = lane_bits(equal(all, splat(0.0f)));
-    uint8_t q[kSuperBlock];
-    for (int s = 0; s < kSubs; ++s) store_bytes(q + kSubs * s, level(load(x + kSubs * s) / splat(step[s])));
-    if (__builtin_expect(kept != 0, 0)) {
-      uint8_t found[kSuperBlock];
-      searched(found);
-      for (int s = 0; s < kSubs; ++s)
-        if ((kept >> s & 1) != 0) __builtin_memcpy(q + kSubs * s, found + kSubs * s, kSubs);
+  FASTCONV_INLINE static void write_blocks(const float* x, int n, F32 d, const I32* scales, Searched searched,
+                                           Block* y) {
+    uint16_t halves[kLanes];
+    store_f16(halves, one_nan(d));
+    const F32 stored = load_f16(halves);
+    F32 step[kSubs], inverse[kSubs];
+    for (int s = 0; s < kSubs; ++s) {
+      step[s] = stored * to_float(scales[s] - splat(32));
+      inverse[s] = splat(1.0f) / step[s];
     }
-    pack(q, y);
+    transpose(step);
+    transpose(inverse);
+    uint8_t bytes[12][kLanes];
+    for (int j = 0; j < 8; ++j) store_bytes(bytes[j], (scales[j] & splat(15)) | shift_left<4>(scales[j + 8]));
+    for (int j = 0; j < 4; ++j)
+      store_bytes(bytes[8 + j], shift_right<4>(scales[j]) | shift_left<2>(shift_right<4>(scales[j + 4])) |
+                                    shift_left<4>(shift_right<4>(scales[j + 8])) |
+                                    shift_left<6>(shift_right<4>(scales[j + 12])));
+#pragma GCC unroll 1
+    for (int b = 0; b < n; ++b, x += kSuperBlock) {
+      y[b].d = halves[b];
+      for (int j = 0; j < 12; ++j) y[b].scales[j] = bytes[j][b];
+      alignas(64) float steps[kSubs], inverses[kSubs];
+      store(steps, step[b]);
+      store(inverses, inverse[b]);
+      uint8_t q[kSuperBlock];
+      for (int s = 0; s < kSubs; ++s)
+        store_bytes(q + kSubs * s, level(nearest_quotient(load(x + kSubs * s), steps[s], inverses[s])));
+      const uint32_t kept = lane_bits(equal(step[b], splat(0.0f)));
+      if (__builtin_expect(kept != 0, 0)) {
+        uint8_t found[kSuperBlock];
+        searched(b, found);
+        for (int s = 0; s < kSubs; ++s)
+          if ((kept >> s & 1) != 0) __builtin_memcpy(q + kSubs * s, found + kSubs * s, kSubs);
+      }
+      pack(q, y[b]);
+    }
   }
 
   // Byte 32 h + j of qs holds the low bits of element j of each run of 32 of half h; bit r of byte j of hmask is the
@@ -78,49 +94,36 @@ struct Q3_K {
     }
   }
 
-  static void write_block(const float* x, const float* scales, Block& y) {
-    const float most = first_largest(scales);
-    uint8_t fields[kSubs] = {};
-    float d = 0;
-    if (most != 0) {
-      const float inverse = -32.0f / most;
-      // As ggml's int8_t takes it: the low byte with its sign.
-      int8_t bytes[kSubs];
-      store_bytes(reinterpret_cast<uint8_t*>(bytes), nearest_int(nan_to_zero(splat(inverse) * load(scales))));
-      store_bytes(fields, max(min(load_i8(bytes), splat(31)), splat(-32)) + splat(32));
-      d = 1 / inverse;
-    }
-    put_d(d, y);
-    put_scales(fields, y);
-    write_levels(
-        x, [x](uint8_t* q) { RefinedSearch::levels(x, q); }, y);
-  }
-
-  FASTCONV_INLINE static void put_d(float d, Block& y) {
-    uint16_t halves[kLanes];
-    store_f16(halves, one_nan(splat(d)));
-    y.d = halves[0];
-  }
-
-  // The first of the largest magnitudes, NaN apart.
-  FASTCONV_INLINE static float first_largest(const float* scales) {
-    float first = 0, most = 0;
-    for (int s = 0; s < kSubs; ++s) {
-      const float magnitude = __builtin_fabsf(scales[s]);
-      first = magnitude > most ? scales[s] : first;
-      most = magnitude > most ? magnitude : most;
-    }
-    return first;
-  }
-
   static void encode(const float* x, void* dst, int64_t n) {
     Block* y = static_cast<Block*>(dst);
-    for (int64_t left = n / kSuperBlock; left > 0; left -= kChunk, x += kChunk * kSuperBlock, y += kChunk) {
-      const int n_supers = left < kChunk ? static_cast<int>(left) : kChunk;
-      alignas(64) float scales[kChunk * kSubs];
-      RefinedSearch::scales<kChunk * kSubs>(x, n_supers * kSubs, scales);
-      for (int b = 0; b < n_supers; ++b) write_block(x + b * kSuperBlock, scales + b * kSubs, y[b]);
+    for (int64_t left = n / kSuperBlock; left > 0; left -= kLanes, x += kLanes * kSuperBlock, y += kLanes)
+      write_plain(x, left < kLanes ? static_cast<int>(left) : kLanes, y);
+  }
+
+  static void write_plain(const float* x, int n, Block* y) {
+    alignas(64) float found[kLanes * kSubs];
+    RefinedSearch::scales<kLanes * kSubs>(x, n * kSubs, found);
+    F32 scale[kSubs];
+    for (int b = 0; b < kLanes; ++b) scale[b] = load(found + (b < n ? b : 0) * kSubs);
+    transpose(scale);
+    // The first of the largest magnitude, NaN apart.
+    const F32 zero = splat(0.0f);
+    F32 most = zero, first = zero;
+    for (int s = 0; s < kSubs; ++s) {
+      const Mask larger = less(most, abs(scale[s]));
+      first = select(larger, scale[s], first);
+      most = select(larger, abs(scale[s]), most);
     }
+    const F32 inverse = splat(-32.0f) / first;
+    const Mask nothing = equal(first, zero);
+    I32 fields[kSubs];
+    for (int s = 0; s < kSubs; ++s) {
+      // The low byte and its sign, as ggml's int8_t takes it.
+      const I32 q = ((nearest_int(nan_to_zero(inverse * scale[s])) + splat(128)) & splat(255)) - splat(128);
+      fields[s] = select(nothing, splat(0), max(min(q, splat(31)), splat(-32)) + splat(32));
+    }
+    const auto searched = [x](int b, uint8_t* q) { RefinedSearch::levels(x + b * kSuperBlock, q); };
+    write_blocks(x, n, select(nothing, zero, splat(1.0f) / inverse), fields, searched, y);
   }
 
   // With importance: the best of 19 tries for each sub-block, and again for the scales of a super-block.
@@ -158,29 +161,20 @@ struct Q3_K {
     transpose(weight_sum);
     const auto found = FitOfScales::search(
         scale, [&weight_sum](int s) __attribute__((always_inline)) { return weight_sum[s]; });
-    alignas(64) float d[kLanes];
-    store(d, select(any_infinite(scale), nothing_times(weight_sum), found.scale));
-    uint8_t fields[kSubs][kLanes];
+    I32 fields[kSubs];
     for (int s = 0; s < kSubs; ++s) {
       const I32 q = nearest_int(nan_to_zero(found.inverse * scale[s]));
-      store_bytes(fields[s], select(found.zero, splat(0), max(min(q, splat(31)), splat(-32)) + splat(32)));
+      fields[s] = select(found.zero, splat(0), max(min(q, splat(31)), splat(-32)) + splat(32));
     }
-    for (int b = 0; b < n; ++b) {
-      uint8_t of_block[kSubs];
-      for (int s = 0; s < kSubs; ++s) of_block[s] = fields[s][b];
-      put_scales(of_block, y[b]);
-      put_d(d[b], y[b]);
+    const auto searched = [&fits, x](int b, uint8_t* q) {
       const float* v = x + b * kSuperBlock;
-      write_levels(
-          v,
-          [&fits, v, b](uint8_t* q) {
-            for (int s = 0; s < kSubs; ++s) {
-              const I32 searched = level(splat(fits.inverse[b][s]) * load(v + kSubs * s));
-              store_bytes(q + kSubs * s, (fits.zero[b] >> s & 1) != 0 ? splat(0) : searched);
-            }
-          },
-          y[b]);
-    }
+      for (int s = 0; s < kSubs; ++s) {
+        const I32 of_sub = level(nearest_int(nan_to_zero(splat(fits.inverse[b][s]) * load(v + kSubs * s))));
+        store_bytes(q + kSubs * s, (fits.zero[b] >> s & 1) != 0 ? splat(0) : of_sub);
+      }
+    };
+    const F32 d = select(any_infinite(scale), nothing_times(weight_sum), found.scale);
+    write_blocks(x, n, d, fields, searched, y);
   }
 
   // Sums that overflow give an infinite scale: scaled by its inverse, 0, all levels are 0 and no try finds another.

@@ -18,8 +18,7 @@ struct RefinedSearch {
   // largest magnitude of each, its level is -4.
   struct Track {
     F32 x[kN], level[kN];
-    F32 lx[kN], l2[kN];        // the element's part of the sums: x * x * x * level and x * x * level * level
-    F32 lower[kN], upper[kN];  // the level fits as long as x times sum_l2 over sum_lx is between
+    F32 lx[kN], l2[kN];  // the element's part of the sums: x * x * x * level and x * x * level * level
     F32 sum_lx, sum_l2;
 
     template <class RowOf>
@@ -44,21 +43,14 @@ struct RefinedSearch {
       l2[i] = w * to * to;
     }
 
-    // x * sum_l2 / sum_lx, without element i in the sums, rounds to the level that it has if it is clearly between the
-    // halves next to that: 2^-18 nearer is more than the rounding of quotient and product can move it, as long as no
-    // product is denormal. The outermost levels have no bound to one side, up to what nearest_int can round.
-    FASTCONV_INLINE void set_bounds(int i) {
-      constexpr float kMargin = 0x1p-18f, kFar = 0x1p21f;
-      const F32 half = splat(0.5f - kMargin);
-      lower[i] = select(equal(level[i], splat(-4.0f)), splat(-kFar), level[i] - half);
-      upper[i] = select(equal(level[i], splat(3.0f)), splat(kFar), level[i] + half);
-    }
-
     // Whether any lane took another level.
     FASTCONV_INLINE bool improve(int i) {
       const F32 zero = splat(0.0f);
       const F32 slx = sum_lx - lx[i], sl2 = sum_l2 - l2[i], product = x[i] * sl2;
-      const Mask stays = less(lower[i] * slx, product) & less(product, upper[i] * slx) & less(splat(0x1p-100f), slx);
+      // The level stays if product / slx rounds to it: if it is nearer to it than a half. Within 5, the roundings of
+      // the quotient and of the two sides come to less than 2^-20 of slx, unless one is denormal.
+      const F32 off = abs(product - level[i] * slx);
+      const Mask stays = less(off, splat(0.5f - 0x1p-18f) * slx) & less(splat(0x1p-100f), slx);
       if (__builtin_expect(lane_bits(stays) == (1u << kLanes) - 1, 1)) return false;
       const F32 w = x[i] * x[i];
       const I32 q = max(min(nearest_int(nan_to_zero(product / slx)), splat(3)), splat(-4));
@@ -73,7 +65,6 @@ struct RefinedSearch {
       level[i] = select(better, to, level[i]);
       lx[i] = select(better, to_lx, lx[i]);
       l2[i] = select(better, to_l2, l2[i]);
-      set_bounds(i);
       return true;
     }
 
@@ -82,17 +73,19 @@ struct RefinedSearch {
     }
   };
 
-  // A lane in which no element has moved would go through the next round as through this one.
+  // Five rounds over the elements. What sixteen steps in a row have left as it was, all further ones will: a lane in
+  // which no element moves goes through the next round as through this one.
   template <int kTracks>
   FASTCONV_INLINE static void refine(Track* tracks) {
-    for (int t = 0; t < kTracks; ++t)
-      for (int i = 0; i < kN; ++i) tracks[t].set_bounds(i);
-    for (int round = 0; round < kRounds; ++round) {
-      bool moved = false;
-#pragma GCC unroll 1
-      for (int i = 0; i < kN; ++i)
-        for (int t = 0; t < kTracks; ++t) moved |= tracks[t].improve(i);
-      if (!moved) break;
+    int quiet[kTracks] = {};
+    for (int step = 0; step < kRounds * kN; ++step) {
+      int most_moved = kN;
+#pragma GCC unroll 2
+      for (int t = 0; t < kTracks; ++t) {
+        quiet[t] = tracks[t].improve(step % kN) ? 0 : quiet[t] + 1;
+        most_moved = quiet[t] < most_moved ? quiet[t] : most_moved;
+      }
+      if (most_moved == kN) break;
     }
   }
 
