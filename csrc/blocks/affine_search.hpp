@@ -29,8 +29,9 @@ FASTCONV_INLINE I32 nearest_quotient(F32 a, float step, float inverse) {
   return nearest_int(nan_to_zero(a / splat(step)));
 }
 
-// Policy: kN elements a sub-block, kTop (the largest level), kTries and numerator(k) of each, kAbsolute (errors count
-// by magnitude instead of square), kGuarded (levels of tries are clamped before they are rounded: make_qkx3_quants).
+// Policy: kN elements a sub-block, kTop (the largest level), kTries that scale by (kStart + k * kStep + kTop) / range,
+// kAbsolute (errors count by magnitude instead of square), kGuarded (levels of tries are clamped before they are
+// rounded: make_qkx3_quants), kJumps (few enough levels change from try to try that it pays to pass over tries).
 template <class Policy>
 struct AffineSearch {
   static constexpr int kN = Policy::kN;
@@ -62,6 +63,7 @@ struct AffineSearch {
     reg::F inverse, sum_l, sum_l2, sum_xl;  // of the try in work
     reg::F try_scale, try_min;
     reg::M regular;
+    reg::F k, reach;  // where tries are passed over: the lane's try; its largest (x - min) / (level + 1/2)
 
     FASTCONV_INLINE void begin(const Columns& columns, F32* levels, int which) {
       x = columns.x;
@@ -89,36 +91,41 @@ struct AffineSearch {
       scale = reg::div(reg::splat(1.0f), inverse);
       try_scale = scale;
       try_min = min;
+      k = reach = reg::splat(0.0f);
     }
 
     FASTCONV_INLINE static bool all(reg::M m) { return reg::lane_bits(m) == (1u << reg::kWidth) - 1; }
 
     // A flat sub-block has the levels 0 and never finds less than its first error, 0: its range is of no account.
-    FASTCONV_INLINE void set_inverse(float numerator) {
-      const reg::F range = reg::select(flat, reg::splat(1.0f), reg::sub(high, min));
-      inverse = reg::div(reg::splat(numerator), range);
-    }
+    FASTCONV_INLINE reg::F range() const { return reg::select(flat, reg::splat(1.0f), reg::sub(high, min)); }
+    FASTCONV_INLINE void set_inverse(float numerator) { inverse = reg::div(reg::splat(numerator), range()); }
 
     // No x is above high or below low and rounding is monotone, so every inverse * (x - min) lies between those of low
-    // and high. Where the one is above -2^22 and the other below kTop + 1/2, for a positive range, a level is
-    // max(inverse * (x - min), 0) to the nearest integer. NaN in x, of the sign of
-    // one_nan, gives 0 on all ways.
+    // and high, for a positive range. Where the one is above -2^22, so within what nearest_int rounds, and the other
+    // below kTop + 1/2, or is clamped to kTop, a level is max(inverse * (x - min), 0) to the nearest integer; and
+    // where the one is above -1/2, as it mostly is, the maximum with 0 changes nothing but the sign of a zero, which no
+    // sum shows. NaN in x leaves no try that wins, on all ways.
+    enum class Way { inside, clamped, irregular };
     template <bool kClampTop>
-    FASTCONV_INLINE bool is_regular() const {
-      const reg::F zero = reg::splat(0.0f);
-      const reg::F range = reg::select(flat, reg::splat(1.0f), reg::sub(high, min));
-      const reg::F most = reg::mul(inverse, range), least = reg::mul(inverse, reg::sub(low, min));
-      reg::M fine =
-          reg::mask_and(reg::less(zero, range), reg::less(most, reg::splat(kClampTop ? 0x1p22f : kTop + 0.5f)));
-      fine = reg::mask_and(fine, reg::less(reg::splat(-0x1p22f), least));
-      return all(fine);
+    FASTCONV_INLINE Way way() const {
+      const reg::F range = this->range(), most = reg::mul(inverse, range),
+                   least = reg::mul(inverse, reg::sub(low, min));
+      const reg::M fine = reg::mask_and(reg::less(reg::splat(0.0f), range),
+                                        reg::less(most, reg::splat(kClampTop ? 0x1p22f : kTop + 0.5f)));
+      if (__builtin_expect(all(reg::mask_and(fine, reg::less(reg::splat(-0.5f), least))), 1)) return Way::inside;
+      return all(reg::mask_and(fine, reg::less(reg::splat(-0x1p22f), least))) ? Way::clamped : Way::irregular;
     }
 
-    template <bool kClampTop>
+    template <bool kClampTop, bool kClampBottom>
     FASTCONV_INLINE reg::F regular_level(reg::F v) const {
-      reg::F scaled = reg::positive_or_zero(reg::mul(inverse, reg::sub(v, min)));
+      reg::F scaled = reg::mul(inverse, reg::sub(v, min));
+      if (kClampBottom) scaled = reg::positive_or_zero(scaled);
       if (kClampTop) scaled = reg::min(scaled, reg::splat(kTop));
       return reg::round_even(scaled);
+    }
+    FASTCONV_INLINE reg::F guarded_level(reg::F v) const {
+      const reg::F positive = reg::max(reg::mul(inverse, reg::sub(v, min)), reg::splat(0.0f));  // 0 for NaN
+      return reg::round_even(reg::min(positive, reg::splat(kTop)));
     }
     FASTCONV_INLINE reg::F irregular_level(reg::F v) const {
       const reg::F scaled = reg::mul(inverse, reg::sub(v, min));
@@ -143,25 +150,83 @@ struct AffineSearch {
     template <bool kClampTop>
     FASTCONV_INLINE void levels(float numerator) {
       set_inverse(numerator);
-      if (__builtin_expect(is_regular<kClampTop>(), 1)) {
-        add_up([this](reg::F v) __attribute__((always_inline)) { return regular_level<kClampTop>(v); });
-      } else {
+      const Way found = way<kClampTop>();
+      if (__builtin_expect(found == Way::inside, 1))
+        add_up([this](reg::F v) __attribute__((always_inline)) { return regular_level<kClampTop, false>(v); });
+      else if (found == Way::clamped)
+        add_up([this](reg::F v) __attribute__((always_inline)) { return regular_level<kClampTop, true>(v); });
+      else
         irregular_levels();
-      }
     }
     __attribute__((noinline)) void irregular_levels() {
       if (Policy::kGuarded)
-        add_up([this](reg::F v) __attribute__((always_inline)) { return regular_level<true>(v); });
+        add_up([this](reg::F v) __attribute__((always_inline)) { return guarded_level(v); });
       else
         add_up([this](reg::F v) __attribute__((always_inline)) { return irregular_level(v); });
     }
+    // Before any try, min is not above low.
     FASTCONV_INLINE void first_levels() {
-      if (is_regular<false>()) {
+      if (way<false>() == Way::inside) {
 #pragma GCC unroll 4
-        for (int i = 0; i < kN; ++i) level[i].r[r] = regular_level<false>(x[i].r[r]);
+        for (int i = 0; i < kN; ++i) level[i].r[r] = regular_level<false, false>(x[i].r[r]);
       } else {
         for (int i = 0; i < kN; ++i) level[i].r[r] = irregular_level(x[i].r[r]);
       }
+    }
+
+    // A level above 0 rises to the next where the numerator reaches range / ((x - min) / (level + 1/2)), but for
+    // roundings and the 2^-11 of rough_inverse; one of 0 no earlier, and kTop never. Until the first of them rises,
+    // tries have the same levels, so the same sums and the same error, which was not less then and is not now: they are
+    // passed over. A try that wins moves the minimum, and with it all levels: the next one is looked at.
+    template <bool kClampTop>
+    FASTCONV_INLINE void add_up_and_reach() {
+      const reg::F half = reg::splat(0.5f), zero = reg::splat(0.0f), top = reg::splat(kTop);
+      sum_l = sum_l2 = sum_xl = reach = zero;
+#pragma GCC unroll 4
+      for (int i = 0; i < kN; ++i) {
+        const reg::F v = x[i].r[r], above = reg::sub(v, min);
+        reg::F scaled = reg::positive_or_zero(reg::mul(inverse, above));
+        if (kClampTop) scaled = reg::min(scaled, top);
+        const reg::F q = reg::round_even(scaled), wq = reg::mul(weight[i].r[r], q);
+        reg::F ratio = reg::mul(above, reg::rough_inverse(reg::add(q, half)));
+        if (kClampTop) ratio = reg::select(reg::equal(q, top), zero, ratio);
+        reach = reg::max(ratio, reach);
+        level[i].r[r] = q;
+        sum_l = reg::add(sum_l, wq);
+        sum_l2 = reg::add(sum_l2, reg::mul(wq, q));
+        sum_xl = reg::add(sum_xl, reg::mul(wq, v));
+      }
+    }
+    // From the numerator of the first try that may differ to its number, which roundings may make one less.
+    FASTCONV_INLINE reg::F next_try() const {
+      const reg::F from = reg::mul(reg::div(range(), reach), reg::splat(1 - 0x1p-10f));
+      const reg::F at = reg::mul(reg::sub(from, reg::splat(Policy::kStart + kTop)), reg::splat(1 / Policy::kStep));
+      // Without any level that can rise `at` is infinite, or NaN.
+      const reg::F before = reg::min(reg::splat(2.0f * Policy::kTries), reg::sub(at, reg::splat(0.01f)));
+      const reg::F next = reg::add(reg::to_float(reg::truncate(before)), reg::splat(1.0f));
+      return reg::max(next, reg::add(k, reg::splat(1.0f)));
+    }
+
+    FASTCONV_INLINE reg::M unfinished() const { return reg::less(k, reg::splat(static_cast<float>(Policy::kTries))); }
+    FASTCONV_INLINE void next_levels() {
+      const reg::F numerator =
+          reg::add(reg::add(reg::splat(Policy::kStart), reg::mul(reg::splat(Policy::kStep), k)), reg::splat(kTop));
+      inverse = reg::div(numerator, range());
+      if (way<false>() != Way::irregular) {
+        add_up_and_reach<false>();
+      } else if (way<true>() != Way::irregular) {
+        add_up_and_reach<true>();
+      } else {
+        irregular_levels();
+        reach = range();  // no try is passed over
+      }
+    }
+    FASTCONV_INLINE void consider_and_jump() {
+      const reg::F found = total_error();
+      const reg::M better = reg::mask_and(reg::mask_and(regular, unfinished()), reg::less(found, error));
+      const reg::F next = next_try();
+      take(better, found);
+      k = reg::select(better, reg::add(k, reg::splat(1.0f)), next);
     }
 
     FASTCONV_INLINE void solve() {
@@ -191,7 +256,9 @@ struct AffineSearch {
 
     FASTCONV_INLINE void consider() {
       const reg::F found = total_error();
-      const reg::M better = reg::mask_and(regular, reg::less(found, error));
+      take(reg::mask_and(regular, reg::less(found, error)), found);
+    }
+    FASTCONV_INLINE void take(reg::M better, reg::F found) {
       won_inverse = reg::select(better, inverse, won_inverse);
       won_min = reg::select(better, min, won_min);
       tries_won = reg::select(better, reg::splat(1.0f), tries_won);
@@ -218,26 +285,37 @@ struct AffineSearch {
     b.first_levels();
     a.error = a.total_error();
     b.error = b.total_error();
-    // As far as the numerator stays below kTop + 0.45, two roundings leave every product below kTop + 0.5.
-    int k = 0;
-    for (; k < Policy::kTries && Policy::numerator(k) < kTop + 0.45f; ++k) {
-      const float numerator = Policy::numerator(k);
-      a.template levels<false>(numerator);
-      a.solve();
-      b.template levels<false>(numerator);
-      b.solve();
-      a.consider();
-      b.consider();
+    if constexpr (Policy::kJumps) {
+      for (;;) {
+        const bool go_a = reg::lane_bits(a.unfinished()) != 0, go_b = reg::lane_bits(b.unfinished()) != 0;
+        if (!go_a && !go_b) break;
+        if (go_a) {
+          a.next_levels();
+          a.solve();
+        }
+        if (go_b) {
+          b.next_levels();
+          b.solve();
+        }
+        if (go_a) a.consider_and_jump();
+        if (go_b) b.consider_and_jump();
+      }
+    } else {
+      // As far as the numerator stays below kTop + 0.45, two roundings leave every product below kTop + 0.5.
+      int k = 0;
+      for (; k < Policy::kTries && numerator(k) < kTop + 0.45f; ++k) both<false>(a, b, numerator(k));
+      for (; k < Policy::kTries; ++k) both<true>(a, b, numerator(k));
     }
-    for (; k < Policy::kTries; ++k) {
-      const float numerator = Policy::numerator(k);
-      a.template levels<true>(numerator);
-      a.solve();
-      b.template levels<true>(numerator);
-      b.solve();
-      a.consider();
-      b.consider();
-    }
+  }
+  static constexpr float numerator(int k) { return Policy::kStart + Policy::kStep * static_cast<float>(k) + kTop; }
+  template <bool kClampTop>
+  FASTCONV_INLINE static void both(Track& a, Track& b, float numerator) {
+    a.template levels<kClampTop>(numerator);
+    a.solve();
+    b.template levels<kClampTop>(numerator);
+    b.solve();
+    a.consider();
+    b.consider();
   }
 
   // Sixteen sub-blocks a group.
@@ -261,8 +339,8 @@ struct WeightedTries {
   static constexpr int kN = kElements;
   static constexpr float kTop = kLevels;
   static constexpr int kTries = 37;
-  static constexpr float numerator(int k) { return -0.9f + 0.05f * static_cast<float>(k) + kTop; }
-  static constexpr bool kAbsolute = false, kGuarded = true;
+  static constexpr float kStart = -0.9f, kStep = 0.05f;
+  static constexpr bool kAbsolute = false, kGuarded = true, kJumps = kElements == 16;
 };
 
 }  // namespace

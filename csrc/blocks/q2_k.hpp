@@ -21,8 +21,8 @@ struct Q2_K {
     static constexpr int kN = 16;
     static constexpr float kTop = 3;
     static constexpr int kTries = 16;
-    static constexpr float numerator(int k) { return -0.5f + 0.1f * static_cast<float>(k) + kTop; }
-    static constexpr bool kAbsolute = true, kGuarded = false;
+    static constexpr float kStart = -0.5f, kStep = 0.1f;
+    static constexpr bool kAbsolute = true, kGuarded = false, kJumps = false;
   };
   using Weighted = WeightedTries<16, 3>;
 

@@ -43,8 +43,8 @@ struct Q4_K {
     static constexpr int kN = 32;
     static constexpr float kTop = 15;
     static constexpr int kTries = 21;
-    static constexpr float numerator(int k) { return -1.0f + 0.1f * static_cast<float>(k) + kTop; }
-    static constexpr bool kAbsolute = false, kGuarded = false;
+    static constexpr float kStart = -1.0f, kStep = 0.1f;
+    static constexpr bool kAbsolute = false, kGuarded = false, kJumps = false;
   };
   using Weighted = WeightedTries<32, 15>;
 

@@ -22,8 +22,8 @@ struct Q5_K {
     static constexpr int kN = 32;
     static constexpr float kTop = 31;
     static constexpr int kTries = 16;
-    static constexpr float numerator(int k) { return -0.5f + 0.1f * static_cast<float>(k) + kTop; }
-    static constexpr bool kAbsolute = false, kGuarded = false;
+    static constexpr float kStart = -0.5f, kStep = 0.1f;
+    static constexpr bool kAbsolute = false, kGuarded = false, kJumps = false;
   };
   using Weighted = WeightedTries<32, 31>;
 

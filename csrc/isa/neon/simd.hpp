@@ -29,6 +29,10 @@ FASTCONV_REG F add(F a, F b) { return vaddq_f32(a, b); }
 FASTCONV_REG F sub(F a, F b) { return vsubq_f32(a, b); }
 FASTCONV_REG F mul(F a, F b) { return vmulq_f32(a, b); }
 FASTCONV_REG F div(F a, F b) { return vdivq_f32(a, b); }
+FASTCONV_REG F rough_inverse(F a) {
+  const F guess = vrecpeq_f32(a);
+  return vmulq_f32(guess, vrecpsq_f32(a, guess));
+}
 FASTCONV_REG F sqrt(F a) { return vsqrtq_f32(a); }
 FASTCONV_REG M less(F a, F b) { return vcltq_f32(a, b); }
 FASTCONV_REG M equal(F a, F b) { return vceqq_f32(a, b); }
