@@ -174,10 +174,10 @@ struct AffineSearch {
       }
     }
 
-    // A level above 0 rises to the next where the numerator reaches range / ((x - min) / (level + 1/2)), but for
-    // roundings and the 2^-11 of rough_inverse; one of 0 no earlier, and kTop never. Until the first of them rises,
-    // tries have the same levels, so the same sums and the same error, which was not less then and is not now: they are
-    // passed over. A try that wins moves the minimum, and with it all levels: the next one is looked at.
+    // A level q rises to q + 1 where the numerator reaches range / ((x - min) / (q + 1/2)), but for roundings and the
+    // 2^-11 of rough_inverse, and kTop never does. Until the first one rises, tries have the same levels, so the same
+    // sums and the same error, which was not less then and is not now: they are passed over. A try that wins moves the
+    // minimum, and with it all levels: then the next one is looked at.
     template <bool kClampTop>
     FASTCONV_INLINE void add_up_and_reach() {
       const reg::F half = reg::splat(0.5f), zero = reg::splat(0.0f), top = reg::splat(kTop);

@@ -21,6 +21,10 @@ constexpr double kBf16Max = 0x1.fefffep+127;
 // On the grids of iq2 and iq1 a scale is sum(w * x * q) / sum(w * q * q), at most max / min|q|. That is max for iq2,
 // whose d is the largest of them / 31; 8 max for iq1, whose d is 1.125 / 15 of that for iq1_s, and for iq1_m such a
 // ratio itself, times 1.1125.
+// q3_k: a scale of a sub-block is a mean of x / level, all of one sign, and d one of scale / level: both at most max.
+// q2_k, q4_k, q5_k: the first fit of a sub-block has a scale and a min of at most max, and a fifteenth or a 63rd of the
+// largest is stored; a later try only wins by a smaller error, but its sums may cancel: blocks made for that came to
+// 2.7 max at most, a fifth of what would overflow.
 constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"f32", 0, 1, 4, kF32Max, true, false},
     {"f16", 1, 1, 2, kF16Max, true, false},
@@ -36,7 +40,7 @@ constexpr std::array<TypeInfo, kTypeCount> kTypes = {{
     {"q6_k", 14, 256, 210, 32 * kF16Max, true, false},
     {"q5_k", 13, 256, 176, kF16Max, true, false},
     {"q4_k", 12, 256, 144, kF16Max, true, false},
-    {"q3_k", 11, 256, 110, 8 * kF16Max, true, false},
+    {"q3_k", 11, 256, 110, kF16Max, true, false},
     {"q2_k", 10, 256, 84, kF16Max, true, false},
     {"iq4_nl", 20, 32, 18, 17 * kF16Max, true, false},
     {"iq4_xs", 23, 256, 136, 32 * 17 * kF16Max, true, false},

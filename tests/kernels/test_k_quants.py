@@ -15,7 +15,7 @@ def near_thresholds(rng: np.random.Generator, n_blocks: int, top: int, size: int
     """Elements that one of the first tries of a search for scale and minimum takes to a half, give or take an ulp."""
     low = -np.abs(rng.standard_normal((n_blocks * 256 // size, 1)))
     high = low + np.exp(rng.standard_normal(low.shape))
-    numerators = top + 0.1 * rng.integers(-10, 11, (len(low), size))
+    numerators = top + 0.05 * rng.integers(-20, 21, (len(low), size))
     levels = np.minimum((rng.integers(0, top + 1, numerators.shape) + 0.5) / numerators, 1)
     x = (low + levels * (high - low)).astype(np.float32)
     x = (x.view(np.int32) + rng.integers(-1, 2, x.shape, dtype=np.int32)).view(np.float32)
@@ -66,6 +66,16 @@ def test_where_tries_are_nearly_equal(type: str, largest: int, isa: str) -> None
         x = (rng.integers(-largest, largest + 1, (100, 256)) + largest * shift) * rng.standard_normal((100, 1))
         x = x.astype(np.float32)
         assert_same_blocks(_native.quantize(x, type, isa=isa), ggml.quantize(x, type), type)
+
+
+# With importance, tries are passed over until a level changes: here one does at the very numerator of a try.
+@pytest.mark.parametrize(("type", "top", "size"), [("q4_k", 15, 32), ("q5_k", 31, 32), ("q2_k", 3, 16)])
+@pytest.mark.parametrize("exponent", [-60, -40, -10, 0, 10, 30, 60])
+def test_with_importance_at_the_thresholds(type: str, top: int, size: int, exponent: int, isa: str) -> None:
+    x = near_thresholds(np.random.default_rng(exponent + 300), 300, top, size) * np.float32(2.0**exponent)
+    for importance in ("even", "mean squares", "half zero"):
+        weights = importances()[importance][:256]
+        assert_ggml_writes(_native.quantize(x, type, isa=isa, importance=weights), x, type, weights)
 
 
 # With importance, a try whose minimum reaches the maximum: the range of the next is zero, of either sign, or negative.

@@ -28,6 +28,7 @@ FASTCONV_REG F add(F a, F b) { return _mm_add_ps(a, b); }
 FASTCONV_REG F sub(F a, F b) { return _mm_sub_ps(a, b); }
 FASTCONV_REG F mul(F a, F b) { return _mm_mul_ps(a, b); }
 FASTCONV_REG F div(F a, F b) { return _mm_div_ps(a, b); }
+// 1 / a to within 2^-11 of it.
 FASTCONV_REG F rough_inverse(F a) { return _mm_rcp_ps(a); }
 FASTCONV_REG F sqrt(F a) { return _mm_sqrt_ps(a); }
 FASTCONV_REG F min(F a, F b) { return _mm_min_ps(a, b); }

@@ -29,6 +29,7 @@ FASTCONV_REG F add(F a, F b) { return vaddq_f32(a, b); }
 FASTCONV_REG F sub(F a, F b) { return vsubq_f32(a, b); }
 FASTCONV_REG F mul(F a, F b) { return vmulq_f32(a, b); }
 FASTCONV_REG F div(F a, F b) { return vdivq_f32(a, b); }
+// 1 / a to within 2^-11 of it.
 FASTCONV_REG F rough_inverse(F a) {
   const F guess = vrecpeq_f32(a);
   return vmulq_f32(guess, vrecpsq_f32(a, guess));
