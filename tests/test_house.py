@@ -24,8 +24,9 @@ RANKS = {
     "layout": 5,
     "conversion": 6,
     "inspection": 6,
-    "cli": 7,
-    "compat": 8,
+    "verification": 7,
+    "cli": 8,
+    "compat": 9,
 }
 # vocab stands beside architecture; layouts read the vocabulary.
 COMMON = {"errors", "types", "_native", "request", "arrays"}

@@ -128,6 +128,73 @@ class Run:
     def delta_stats(self) -> list[DeltaStats | None]:
         """Per job, once done; None where a job has no delta."""
 
+class ComparisonStats:
+    """What a comparison found of one tensor; x: the merged source, y: the file's values. Sums are of squares.
+
+    Blocks whose bytes were compared (types without: groups of 32 elements), those that differ from what the source
+    encodes to, and of these those that err out of proportion. Places are elements in the order of the file, -1: none.
+    """
+
+    @property
+    def elements(self) -> int: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def differing_blocks(self) -> int: ...
+    @property
+    def far_blocks(self) -> int: ...
+    @property
+    def first_differing(self) -> int: ...
+    @property
+    def first_far(self) -> int: ...
+    @property
+    def not_finite(self) -> int: ...
+    @property
+    def first_not_finite(self) -> int: ...
+    @property
+    def source_not_finite(self) -> int: ...
+    @property
+    def max_error(self) -> float: ...
+    @property
+    def max_error_at(self) -> int: ...
+    @property
+    def source(self) -> float: ...
+    @property
+    def stored(self) -> float: ...
+    @property
+    def error(self) -> float: ...
+    @property
+    def own_error(self) -> float:
+        """Of the source's own encoding; as far as bytes were compared."""
+
+    @property
+    def base_error(self) -> float:
+        """Of y against the source without its deltas."""
+
+    @property
+    def delta(self) -> float: ...
+
+class Comparison:
+    """A file held against its source, in native threads."""
+
+    def __init__(self, tensors: Sequence[tuple[Job, Source | None]], threads: int) -> None:
+        """Jobs of one output each, and the tensor that is to be that output. Starts at once.
+
+        None: the job's source is the file's own tensor, whose values are only looked through. Where the output's type
+        is not the tensor's, values alone are compared. Raises ValueError.
+        """
+
+    def wait(self, seconds: float) -> bool:
+        """True once all is done; the GIL is released meanwhile. Raises InputChanged, RuntimeError after a cancel."""
+
+    def cancel(self) -> None: ...
+    @property
+    def bytes_done(self) -> int:
+        """Bytes of the jobs' sources consumed so far."""
+
+    def stats(self) -> list[ComparisonStats]:
+        """Per tensor, once done."""
+
 class NonFiniteValue(Exception):
     """args: (job index, row, column, value, type name)."""
 

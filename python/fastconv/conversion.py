@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastconv import engine
-from fastconv.adapter.attach import attach_adapters
+from fastconv.adapter.attach import AdaptedModel, attach_adapters
 from fastconv.adapter.delta import AdapterSummary, MergedTensor
 from fastconv.adapter.lit_settings import LitLoraOptions, parse_qkv
 from fastconv.architecture.spec import CanonicalModel, NamedModel
@@ -85,21 +85,39 @@ class Preparation:
     notes: tuple[str, ...]
 
 
-def prepare(request: ConvertRequest) -> Preparation:
-    """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedSource:
+    """A source as its target wants it. tensors: by canonical name, with deltas, rows in the target's order."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+    adapted: AdaptedModel[NamedModel]
+    vocabulary: Vocabulary | None
+    tensors: dict[str, MergedTensor]
+
+
+def open_source(request: ConvertRequest) -> OpenedSource:
+    """The source with its adapters, in the names and rows of the target. Raises a FastconvError with what is wrong."""
     engine.instruction_set()
     checkpoint = open_checkpoint(request.checkpoint_path)
     layout = layout_for(request, checkpoint)
     adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters, _lit_options(request))
+    vocabulary = _vocabulary(request, checkpoint, adapted.model) if layout.has_vocabulary else None
+    tensors = {} if request.vocab_only else layout.arrange(adapted.model, adapted.tensors)
+    return OpenedSource(checkpoint, layout, adapted, vocabulary, tensors)
+
+
+def prepare(request: ConvertRequest) -> Preparation:
+    """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
+    source = open_source(request)
+    checkpoint, layout, adapted, tensors = source.checkpoint, source.layout, source.adapted, source.tensors
     model = adapted.model
-    vocabulary = _vocabulary(request, checkpoint, model) if layout.has_vocabulary else None
-    tensors = {} if request.vocab_only else layout.arrange(model, adapted.tensors)
-    file_types = _file_types(request, layout, model)
+    file_types = file_types_of(request, layout, model)
     recipe = recipe_for(request, _open_imatrix(request), file_types)
     files = tuple(
         _planned(request, file_type, laid_out)
         for file_type in file_types
-        for laid_out in layout.lay_out(model, tensors, vocabulary, file_type, request, recipe)
+        for laid_out in layout.lay_out(model, tensors, source.vocabulary, file_type, request, recipe)
     )
     check_targets(
         {file.path: file.laid_out.size for file in files},
@@ -270,7 +288,8 @@ def _planned(request: ConvertRequest, file_type: FileType, laid_out: LaidOut) ->
     return PlannedFile(os.path.join(target, laid_out.name), file_type, laid_out, target)
 
 
-def _file_types(request: ConvertRequest, layout: Layout, model: NamedModel) -> tuple[FileType, ...]:
+def file_types_of(request: ConvertRequest, layout: Layout, model: NamedModel) -> tuple[FileType, ...]:
+    """The file types asked for, each once, auto settled by the types of the model's matrices."""
     matrices = [tensor.dtype for tensor in model.tensors.values() if len(tensor.shape) > 1]
     chosen = (
         layout.auto_type(auto_file_type(matrices)) if name.lower() == "auto" else file_type(name)

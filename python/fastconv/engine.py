@@ -74,6 +74,34 @@ def run(
     return RunResult(stats, native.bytes_done, rounded)
 
 
+def compare(
+    pairs: Sequence[tuple[TensorJob, LazyTensor | None]],
+    threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[_native.ComparisonStats]:
+    """Holds tensors of a file against what their jobs, of one output each, would write; nothing is written.
+
+    None in place of a tensor: the job's source is the file's own and is only looked through for values that are not
+    finite. Raises CheckpointError for an input that changes during the run. After any exception no thread is left.
+    """
+    jobs = [job for job, _ in pairs]
+    total = 0 if progress is None else input_bytes(jobs)
+    native = _native.Comparison(
+        [(_native_job(job), None if stored is None else stored.native()) for job, stored in pairs], threads
+    )
+    try:
+        while not native.wait(_POLL_SECONDS):
+            if progress is not None:
+                progress(native.bytes_done, total)
+    except _native.InputChanged as error:
+        raise _input_changed(jobs, error.args, [stored for _, stored in pairs if stored is not None]) from None
+    finally:
+        native.cancel()
+    if progress is not None:
+        progress(native.bytes_done, total)
+    return native.stats()
+
+
 def input_bytes(jobs: Sequence[TensorJob]) -> int:
     """Stored bytes of all that the jobs read, adapters aside; a row that is drawn twice counts twice."""
     return sum(_stored_bytes(job.source) for job in jobs)
@@ -155,17 +183,19 @@ def _non_finite(
     )
 
 
-def _input_changed(jobs: Sequence[TensorJob], identity: tuple[object, ...]) -> CheckpointError:
-    storages = (
-        piece.storage
+def _input_changed(
+    jobs: Sequence[TensorJob], identity: tuple[object, ...], others: Sequence[LazyTensor] = ()
+) -> CheckpointError:
+    read = (
+        tensor
         for job in jobs
         for tensor in (
             job.source,
             *(t for d in job.deltas for t in (d.a, d.b, d.magnitude) if t is not None),
             *([job.importance.sums] if job.importance is not None else []),
         )
-        for piece in tensor.pieces
     )
+    storages = (piece.storage for tensor in (*read, *others) for piece in tensor.pieces)
     path = next((s.path for s in storages if isinstance(s, FileStorage) and s.identity == identity), None)
     return CheckpointError("changed while it was converted", file=path, fix="do not modify it during a run")
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from fastconv.errors import UsageError
+from fastconv.cli.adapter_argument import adapter_argument
 from fastconv.request import (
     DEFAULT_SHARD_SIZE,
     LITGPT_LAYOUTS,
@@ -156,7 +155,7 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         to=arguments.to,
         outtypes=split_types(arguments.outtype),
         outfile=arguments.outfile,
-        adapters=tuple(_adapter(text) for text in arguments.lora),
+        adapters=tuple(adapter_argument(text) for text in arguments.lora),
         pure=arguments.pure,
         leave_output_tensor=arguments.leave_output_tensor,
         output_tensor_type=arguments.output_tensor_type,
@@ -182,19 +181,6 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         overwrite=arguments.overwrite,
         nonfinite=arguments.nonfinite,
     )
-
-
-def _adapter(text: str) -> tuple[str, float]:
-    """PATH[:SCALE]; a path that exists as given wins over a colon in it."""
-    path, colon, scale = text.rpartition(":")
-    if not colon or os.path.exists(text):
-        return text, 1.0
-    try:
-        return path, float(scale)
-    except ValueError:
-        if os.path.exists(path):
-            raise UsageError("the scale of --lora is not a number", found=scale) from None
-        return text, 1.0
 
 
 def _execute_with_bar(prepared: Preparation, *, quiet: bool, execute: Any) -> ConversionResult:

@@ -72,7 +72,7 @@ def _unwinding_signals() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fastconv.cli import convert_command, inspect_command
+    from fastconv.cli import convert_command, inspect_command, verify_command
 
     parser = argparse.ArgumentParser(
         prog="fastconv",
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (convert_command, inspect_command):
+    for command in (convert_command, inspect_command, verify_command):
         command.add_parser(commands)
     return parser
 

@@ -93,13 +93,13 @@ def assembled(
         end = _aligned(end + size, alignment)
     header = b"".join((MAGIC, struct.pack("<IQQ", VERSION, len(records), len(values)), bytes(values), *records))
     if not records:
-        return LaidOut(((0, header),), (), len(header))
+        return LaidOut(((0, header),), (), len(header), key_values=values.encoded)
     start = _aligned(len(header), alignment)
     placed = tuple(
         PlacedTensor(name, canonical, shape, block, start + offset, size)
         for (canonical, name, shape, block), (offset, size) in zip(planned, sizes, strict=True)
     )
-    return LaidOut(((0, header),), placed, start + end, notes)
+    return LaidOut(((0, header),), placed, start + end, notes, key_values=values.encoded)
 
 
 def gguf_names(model: CanonicalModel, canonical: Sequence[str]) -> dict[str, str]:

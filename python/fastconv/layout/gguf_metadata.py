@@ -86,6 +86,10 @@ class KeyValues:
     def move_to_end(self, key: str) -> None:
         self._encoded[key] = self._encoded.pop(key)
 
+    @property
+    def encoded(self) -> dict[str, bytes]:
+        return dict(self._encoded)
+
     def __len__(self) -> int:
         return len(self._encoded)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fastconv.checkpoint.storage import FileStorage
 
@@ -43,7 +44,8 @@ class LaidOut:
     """chunks: (offset, bytes) of all that is neither tensor data nor copied, padding excepted, which is zero.
 
     tensors: in file order. size: of the whole file in bytes. notes: what users of the file must know, a line each.
-    name: inside the target's folder; "" where the target is this one file.
+    name: inside the target's folder; "" where the target is this one file. key_values: GGUF's, each as stored: type,
+    then value.
     """
 
     chunks: tuple[tuple[int, bytes], ...]
@@ -53,3 +55,4 @@ class LaidOut:
     name: str = ""
     copied: tuple[CopiedBytes, ...] = ()
     checksums: tuple[Checksum, ...] = ()
+    key_values: Mapping[str, bytes] = field(default_factory=dict)

@@ -1,0 +1,200 @@
+#include "engine/comparer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace fastconv {
+namespace {
+
+// Elements of a type without blocks that are told of together.
+constexpr int64_t kGroup = 32;
+// An encoder that weighs columns, or rounds on its way, errs more than the plain one in some blocks: by less than this
+// factor, or by less than this part of the block's largest value.
+constexpr double kFarFactor = 4, kFarPart = 1.0 / 64;
+
+float* grown(std::vector<float>& values, int64_t n) {
+  values.resize(std::max(values.size(), static_cast<size_t>(n)));
+  return values.data();
+}
+
+std::byte* grown(std::vector<std::byte>& bytes, int64_t n) {
+  bytes.resize(std::max(bytes.size(), static_cast<size_t>(n)));
+  return bytes.data();
+}
+
+void subtract(const float* x, const float* y, float* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = y[i] - x[i];
+}
+
+}  // namespace
+
+void ComparisonStats::add(const ComparisonStats& next) {
+  elements += next.elements;
+  blocks += next.blocks;
+  differing_blocks += next.differing_blocks;
+  far_blocks += next.far_blocks;
+  not_finite += next.not_finite;
+  source_not_finite += next.source_not_finite;
+  if (first_differing < 0) first_differing = next.first_differing;
+  if (first_far < 0) first_far = next.first_far;
+  if (first_not_finite < 0) first_not_finite = next.first_not_finite;
+  if (next.max_error > max_error) {
+    max_error = next.max_error;
+    max_error_at = next.max_error_at;
+  }
+  source += next.source;
+  stored += next.stored;
+  error += next.error;
+  own_error += next.own_error;
+  base_error += next.base_error;
+  delta += next.delta;
+}
+
+ComparisonStats Comparer::compare(const ComparedTensor& tensor, const Tile& chunk, const std::atomic<bool>& cancelled) {
+  ComparisonStats found;
+  const PreparedJob& job = *tensor.job;
+  for_each_tile(chunk, job.division.tile, [&](const Tile& tile) {
+    if (cancelled.load(std::memory_order_relaxed)) return false;
+    const int64_t at = tile.r0 * job.source.n_cols() + tile.c0;
+    if (job.decodes) read(job, tile);
+    found.elements += tile.elements();
+    if (tensor.stored == nullptr)
+      look_through(tile, at, found);
+    else
+      compare_tile(tensor, tile, at, found);
+    return true;
+  });
+  return found;
+}
+
+// Decodes and merges the tile into source_, and leaves what it was before the merge in base_.
+void Comparer::read(const PreparedJob& job, const Tile& tile) {
+  float* source = grown(source_, tile.elements());
+  job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, source);
+  if (!job.merger) return;
+  std::memcpy(grown(base_, tile.elements()), source, static_cast<size_t>(tile.elements()) * sizeof(float));
+  job.merger->apply(tile.r0, tile.r1, source, scratch_);
+}
+
+// As Converter does with values that are kept as they are.
+void Comparer::encode(const PreparedJob& job, const Tile& tile, std::byte* dst) {
+  const Type type = job.job.outputs[0].type;
+  const int64_t n_cols = job.source.n_cols();
+  if (job.copies[0]) return job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
+  if (job.repacks[0] != nullptr) {
+    std::byte* levels = grown(levels_, row_bytes(job.job.source.pieces[0].type, tile.elements()));
+    job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, levels);
+    job.repacks[0](levels, dst, tile.elements());
+    return;
+  }
+  const TypeKernels& kernels = kernels_.of(type);
+  if (!job.importance || kernels.encode_weighted == nullptr)
+    return kernels.encode(source_.data(), dst, tile.elements());
+  for (int64_t row = tile.r0; row < tile.r1;) {
+    const int64_t n_rows = std::min(tile.r1 - row, job.importance->rows_left(row)), done = (row - tile.r0) * n_cols;
+    kernels.encode_weighted(source_.data() + done, dst + row_bytes(type, done), n_rows, n_cols,
+                            job.importance->read(row, importance_));
+    row += n_rows;
+  }
+}
+
+void Comparer::look_through(const Tile& tile, int64_t at, ComparisonStats& found) {
+  const int64_t n = tile.elements();
+  int64_t first = -1;
+  found.not_finite += drop_not_finite(source_.data(), n, first);
+  if (first >= 0 && found.first_not_finite < 0) found.first_not_finite = at + first;
+  found.stored += kernels_.square_norm(source_.data(), n);
+}
+
+void Comparer::compare_tile(const ComparedTensor& tensor, const Tile& tile, int64_t at, ComparisonStats& found) {
+  const PreparedJob& job = *tensor.job;
+  const int64_t n = tile.elements(), bytes = row_bytes(tensor.type, n);
+  const std::byte* in_file = tensor.stored->contiguous(0, 1, at, at + n);
+  bool is_equal = false;
+  if (tensor.encodes) {
+    encode(job, tile, grown(encoded_, bytes));
+    is_equal = std::memcmp(encoded_.data(), in_file, static_cast<size_t>(bytes)) == 0;
+    const int64_t block = std::max<int64_t>(type_info(tensor.type).block_size, kGroup);
+    found.blocks += (n + block - 1) / block;
+  }
+  if (!job.decodes) {
+    if (!is_equal && found.differing_blocks++ == 0) found.first_differing = at;
+    return;
+  }
+  float* source = source_.data();
+  float* stored = grown(stored_, n);
+  kernels_.of(tensor.type).decode(in_file, stored, n);
+  // A value that is not finite is counted, and left out of all sums.
+  int64_t first = -1, ignored = -1;
+  const int64_t not_finite = drop_not_finite(stored, n, first);
+  found.not_finite += not_finite;
+  if (first >= 0 && found.first_not_finite < 0) found.first_not_finite = at + first;
+  found.source_not_finite += drop_not_finite(source, n, ignored);
+
+  float* difference = grown(difference_, n);
+  subtract(source, stored, difference, n);
+  const double error = kernels_.square_norm(difference, n);
+  const double largest = kernels_.max_abs(difference, n);
+  if (largest > found.max_error) {
+    found.max_error = largest;
+    found.max_error_at =
+        at + (std::max_element(difference, difference + n, [](float x, float y) { return std::abs(x) < std::abs(y); }) -
+              difference);
+  }
+  found.source += kernels_.square_norm(source, n);
+  found.stored += kernels_.square_norm(stored, n);
+  found.error += error;
+  if (is_equal)
+    found.own_error += error;
+  else if (tensor.encodes)
+    compare_blocks(tensor, in_file, n, at, found);
+  if (job.merger) {
+    // <y - W, dW> comes out of these three; in f64, for dW may be far smaller than what rounding does.
+    subtract(base_.data(), stored, difference, n);
+    found.base_error += kernels_.sum_of_squares(difference, n);
+    subtract(base_.data(), source, difference, n);
+    found.delta += kernels_.sum_of_squares(difference, n);
+  }
+}
+
+void Comparer::compare_blocks(const ComparedTensor& tensor, const std::byte* in_file, int64_t n, int64_t at,
+                              ComparisonStats& found) {
+  const int64_t block = std::max<int64_t>(type_info(tensor.type).block_size, kGroup);
+  float* own = grown(own_, n);
+  kernels_.of(tensor.type).decode(encoded_.data(), own, n);
+  int64_t ignored = -1;
+  drop_not_finite(own, n, ignored);
+  for (int64_t i = 0; i < n; i += block) {
+    const int64_t size = std::min(block, n - i), begin = row_bytes(tensor.type, i);
+    const bool differs =
+        std::memcmp(encoded_.data() + begin, in_file + begin, static_cast<size_t>(row_bytes(tensor.type, size))) != 0;
+    double own_error = 0, error = 0, largest = 0;
+    for (int64_t j = i; j < i + size; ++j) {
+      const double x = source_[j], of_own = own[j] - x, of_stored = stored_[j] - x;
+      own_error += of_own * of_own;
+      error += of_stored * of_stored;
+      largest = std::max(largest, std::abs(x));
+    }
+    found.own_error += own_error;
+    if (!differs) continue;
+    if (found.differing_blocks++ == 0) found.first_differing = at + i;
+    const double part = kFarPart * largest;
+    if (error <= kFarFactor * kFarFactor * own_error + static_cast<double>(size) * part * part) continue;
+    if (found.far_blocks++ == 0) found.first_far = at + i;
+  }
+}
+
+// Zeroes what is NaN or infinite. Returns how many, and the place of the first.
+int64_t Comparer::drop_not_finite(float* values, int64_t n, int64_t& first) const {
+  if (std::isfinite(kernels_.max_abs(values, n))) return 0;
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (std::isfinite(values[i])) continue;
+    if (count++ == 0) first = i;
+    values[i] = 0;
+  }
+  return count;
+}
+
+}  // namespace fastconv

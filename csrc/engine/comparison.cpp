@@ -1,0 +1,126 @@
+#include "engine/comparison.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+#include <utility>
+
+#include "engine/validate.hpp"
+#include "io/storage.hpp"
+
+namespace fastconv {
+namespace {
+
+std::unique_ptr<SourceReader> stored_reader(const Comparand& tensor, const KernelTable& kernels) {
+  if (!tensor.stored) return nullptr;
+  const Source& stored = *tensor.stored;
+  validate(stored);
+  const int64_t n = stored.n_rows * stored.n_cols;
+  if (n != tensor.job.source.n_rows * tensor.job.source.n_cols)
+    throw std::invalid_argument("the tensor to compare has another size than its job");
+  auto reader = std::make_unique<SourceReader>(stored, true, kernels);
+  if (n > 0 && reader->contiguous(0, 1, 0, n) == nullptr)
+    throw std::invalid_argument("the rows of the tensor to compare do not lie one after the other");
+  return reader;
+}
+
+}  // namespace
+
+Comparison::Comparison(std::vector<Comparand> tensors, int n_threads, const KernelTable& kernels)
+    : kernels_(kernels), tensors_(std::move(tensors)) {
+  if (n_threads < 1) throw std::invalid_argument("a comparison needs at least one thread");
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const Comparand& tensor = tensors_[i];
+    if (tensor.job.outputs.size() != 1) throw std::invalid_argument("a comparison is with one output");
+    prepared_.push_back(std::make_unique<PreparedJob>(tensor.job, i, 1, 0, kernels));
+    stored_.push_back(stored_reader(tensor, kernels));
+    const Type written = tensor.job.outputs[0].type;
+    const bool has_blocks = tensor.stored && !tensor.stored->pieces.empty();
+    const Type type = has_blocks ? tensor.stored->pieces[0].type : written;
+    if (type != written) require_values(*tensor.stored);
+    compared_.push_back({prepared_[i].get(), stored_[i].get(), type, type == written});
+    append_chunks(i, prepared_[i]->source, prepared_[i]->division.chunk, chunks_);
+  }
+  found_.resize(chunks_.size());
+  pages_ = std::make_unique<PageKeeper>(prepared_, chunks_);
+  n_working_ = std::min<size_t>(static_cast<size_t>(n_threads), std::max<size_t>(chunks_.size(), 1));
+  const size_t wanted = n_working_;
+  try {
+    while (threads_.size() < wanted) threads_.emplace_back([this] { work(); });
+  } catch (...) {
+    stopped_ = cancelled_ = true;
+    for (std::thread& thread : threads_) thread.join();
+    throw;
+  }
+}
+
+Comparison::~Comparison() { cancel(); }
+
+void Comparison::work() {
+  Comparer comparer(kernels_);
+  try {
+    while (!stopped_.load(std::memory_order_relaxed)) {
+      const size_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
+      if (chunk >= chunks_.size()) break;
+      compare_chunk(chunk, comparer);
+    }
+  } catch (...) {
+    stopped_ = true;
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+  }
+  const std::lock_guard lock(mutex_);
+  if (--n_working_ == 0) ended_.notify_all();
+}
+
+void Comparison::compare_chunk(size_t chunk, Comparer& comparer) {
+  const Tile& span = chunks_[chunk].span;
+  const std::optional<FileRange> stored = stored_range(chunks_[chunk]);
+  pages_->begin(chunk);
+  if (stored) {
+    if (!stored->file->unchanged()) throw InputChanged(stored->file->identity());
+    if (!stored->file->cached(stored->begin) || !stored->file->cached(stored->end - 1))
+      stored->file->read_ahead(stored->begin, stored->end);
+  }
+  const ComparedTensor& tensor = compared_[chunks_[chunk].job];
+  found_[chunk] = comparer.compare(tensor, span, cancelled_);
+  pages_->finish(chunk);
+  // Whoever of two neighbours ends last gives back the pages that they share.
+  if (stored) stored->file->release(stored->begin, stored->end);
+  bytes_done_ += tensor.job->source.stored_bytes(span.r0, span.r1, span.c0, span.c1);
+}
+
+std::optional<FileRange> Comparison::stored_range(const Chunk& chunk) const {
+  const ComparedTensor& tensor = compared_[chunk.job];
+  if (tensor.stored == nullptr || chunk.span.elements() == 0) return std::nullopt;
+  const int64_t n_cols = tensor.job->source.n_cols();
+  const int64_t begin = chunk.span.r0 * n_cols + chunk.span.c0;
+  const std::vector<FileRange> ranges = tensor.stored->file_ranges(0, 1, begin, begin + chunk.span.elements());
+  return ranges.empty() ? std::nullopt : std::optional(ranges[0]);
+}
+
+bool Comparison::wait(double seconds) {
+  std::unique_lock lock(mutex_);
+  const bool ended = ended_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return n_working_ == 0; });
+  if (!ended) return false;
+  if (error_) std::rethrow_exception(error_);
+  if (cancelled_) throw std::runtime_error("the comparison was cancelled");
+  return true;
+}
+
+void Comparison::cancel() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (n_working_ > 0) cancelled_ = stopped_ = true;
+  }
+  for (std::thread& thread : threads_)
+    if (thread.joinable()) thread.join();
+}
+
+std::vector<ComparisonStats> Comparison::stats() const {
+  std::vector<ComparisonStats> stats(tensors_.size());
+  for (size_t i = 0; i < chunks_.size(); ++i) stats[chunks_[i].job].add(found_[i]);
+  return stats;
+}
+
+}  // namespace fastconv

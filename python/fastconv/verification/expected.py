@@ -1,0 +1,199 @@
+"""What a file should hold: a conversion of its source, planned like any other, with the types that the file has."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastconv.adapter.delta import MergedTensor
+from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.conversion import OpenedSource, file_types_of, open_source
+from fastconv.errors import UsageError
+from fastconv.layout.laid_out import LaidOut
+from fastconv.plan.file_types import KEPT
+from fastconv.plan.importance import with_importance
+from fastconv.plan.job import TensorJob, TensorOutput
+from fastconv.plan.recipe import PLAIN
+from fastconv.request import ConvertRequest
+from fastconv.types import TYPES
+from fastconv.verification.findings import Finding
+
+# Keys that name the model, tell how it was quantized or split: no two programs agree on them, no reader depends on them.
+_FREE_KEYS = ("general.", "quantize.", "split.", "fastconv.", "tokenizer.chat_template")
+_BOUND_KEYS = ("general.architecture", "general.alignment")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected:
+    """pairs: each tensor of the file that can be compared, and the job that it should be the output of.
+
+    findings: names, shapes and metadata that are not the source's. unchecked: name -> why its values cannot be compared.
+    """
+
+    pairs: tuple[tuple[TensorJob, LazyTensor], ...]
+    findings: tuple[Finding, ...]
+    unchecked: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def request_for(checkpoint: Checkpoint, request: ConvertRequest) -> ConvertRequest:
+    """The request that would write the file's format. Raises UsageError for one that is never written."""
+    if checkpoint.format == "gguf":
+        return replace(request, to="gguf")
+    if checkpoint.format == "ggjt":
+        container, version = checkpoint.metadata["container"], checkpoint.metadata["version"]
+        if checkpoint.parts:
+            raise UsageError("a GGML file in parts cannot be compared", file=checkpoint.path, fix="convert it first")
+        return replace(request, to=f"ggjt-v{version}" if container == "ggjt" else "ggjt-v1")
+    return replace(request, to="hf", outfile=os.path.join(checkpoint.directory, "compared.safetensors"))
+
+
+def expected(checkpoint: Checkpoint, request: ConvertRequest, imatrix: str | None = None) -> Expected:
+    """The file's tensors and metadata against the source's. request: of request_for. imatrix: path.
+
+    Raises a FastconvError where the source cannot be converted to the file's format.
+    """
+    source = open_source(request)
+    findings: list[Finding] = []
+    notes: list[str] = []
+    if request.to == "hf":
+        targets = dict(source.tensors)
+    else:
+        [laid_out] = _laid_out(source, request)
+        targets = {placed.name: source.tensors[placed.canonical] for placed in laid_out.tensors}
+        compare = _gguf_metadata if request.to == "gguf" else _ggjt_metadata
+        findings, notes = compare(checkpoint, laid_out)
+    tensors = checkpoint.tensors
+    findings += [Finding("is missing from the file", tensor=name) for name in targets if name not in tensors]
+    findings += [
+        Finding("is in the file and not in the source", tensor=name) for name in tensors if name not in targets
+    ]
+    pairs: list[tuple[TensorJob, LazyTensor]] = []
+    unchecked: dict[str, str] = {}
+    for name, stored in tensors.items():
+        if name not in targets:
+            continue
+        merged = targets[name]
+        if _dims(stored.shape) != _dims(merged.base.shape):
+            found, wanted = (" x ".join(map(str, shape)) for shape in (stored.shape, merged.base.shape))
+            findings.append(Finding("has another shape than in the source", name, found, wanted))
+            continue
+        source_name = source.adapted.model.source_names.get(name, name)
+        job = _job(name, source_name, merged, stored, is_weighted=imatrix is not None)
+        if job is None:
+            unchecked[name] = f"{stored.dtype} can be neither decoded nor made"
+        else:
+            pairs.append((job, stored))
+    if imatrix is not None:
+        from fastconv.checkpoint.imatrix import read_imatrix
+
+        jobs, more = with_importance([job for job, _ in pairs], [KEPT], read_imatrix(imatrix))
+        pairs = [(job, stored) for job, (_, stored) in zip(jobs, pairs, strict=True)]
+        notes += more
+    return Expected(tuple(pairs), tuple(findings), unchecked, tuple(notes))
+
+
+def _laid_out(source: OpenedSource, request: ConvertRequest) -> tuple[LaidOut, ...]:
+    """For names, shapes and metadata: the types are the file's."""
+    layout, model = source.layout, source.adapted.model
+    [file_type] = file_types_of(request, layout, model)
+    return layout.lay_out(model, source.tensors, source.vocabulary, file_type, request, PLAIN)
+
+
+def _job(
+    name: str, source_name: str, merged: MergedTensor, stored: LazyTensor, *, is_weighted: bool
+) -> TensorJob | None:
+    """The job whose output the stored tensor is; f32 in place of a type that is only decoded. None: not even that."""
+    info = TYPES.get(stored.dtype)
+    pieces = {piece.type for piece in merged.base.pieces}
+    if info is None or not _is_packed(stored):
+        return None
+    copies = pieces == {stored.dtype} and not merged.deltas
+    written = stored.dtype if copies or (info.encodes and (is_weighted or not info.needs_importance)) else "f32"
+    if not copies and not all(TYPES[piece].decodes for piece in pieces):
+        return None
+    if written != stored.dtype and not info.decodes:
+        return None
+    output = TensorOutput(0, written, 0, 0)
+    return TensorJob(name, source_name, merged.base.shape, merged.base, merged.deltas, (output,))
+
+
+def _is_packed(tensor: LazyTensor) -> bool:
+    piece = tensor.pieces[0]
+    in_order = piece.col_stride == 1 and (piece.n_rows <= 1 or piece.row_stride == piece.n_cols)
+    return len(tensor.pieces) == 1 and tensor.rows is None and in_order
+
+
+def _dims(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without leading dimensions of 1, which not every format keeps."""
+    return shape[next((i for i, n in enumerate(shape) if n != 1), len(shape)) :]
+
+
+def _gguf_metadata(checkpoint: Checkpoint, laid_out: LaidOut) -> tuple[list[Finding], list[str]]:
+    findings: list[Finding] = []
+    notes: list[str] = []
+    stored = checkpoint.encoded
+    for key in dict.fromkeys((*laid_out.key_values, *stored)):
+        if key.startswith(_FREE_KEYS) and key not in _BOUND_KEYS:
+            continue
+        if key not in stored:
+            findings.append(Finding(f"key {key} is missing"))
+        elif key not in laid_out.key_values:
+            notes.append(f"key {key} is in the file alone")
+        elif stored[key] != laid_out.key_values[key]:
+            found = checkpoint.metadata[key]
+            findings.append(_value_finding(key, found, laid_out.key_values[key], stored[key]))
+    return findings, notes
+
+
+def _value_finding(key: str, found: Any, wanted: bytes, stored: bytes) -> Finding:
+    if wanted[:4] != stored[:4]:
+        types = (int.from_bytes(raw[:4], "little") for raw in (stored, wanted))
+        return Finding(f"key {key} is of another type than the source's", None, *(f"type {code}" for code in types))
+    if isinstance(found, list):
+        # Both begin alike: type of the elements, their number.
+        count = int.from_bytes(wanted[8:16], "little")
+        if count != len(found):
+            return Finding(f"key {key} is not the source's", None, f"{len(found)} elements", f"{count}")
+        return Finding(f"key {key} is not the source's: its elements differ")
+    kind, raw = int.from_bytes(wanted[:4], "little"), wanted[4:]
+    if kind == 6:
+        return Finding(f"key {key} is not the source's", None, f"{found:g}", f"{struct.unpack('<f', raw)[0]:g}")
+    if kind == 8:
+        return Finding(f"key {key} is not the source's", None, str(found)[:80], raw[8:88].decode(errors="replace"))
+    return Finding(f"key {key} is not the source's", None, str(found), str(int.from_bytes(raw, "little")))
+
+
+def _ggjt_metadata(checkpoint: Checkpoint, laid_out: LaidOut) -> tuple[list[Finding], list[str]]:
+    [(_, header), *_] = laid_out.chunks
+    fields = dict(
+        zip(
+            ("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot"),
+            struct.unpack_from("<6I", header, 8),
+            strict=True,
+        )
+    )
+    metadata = checkpoint.metadata
+    findings = [
+        Finding(f"{name} is not the source's", None, str(metadata[name]), str(value))
+        for name, value in fields.items()
+        if metadata[name] != value
+    ]
+    tokens, scores = metadata["tokens"], metadata.get("scores")
+    for index, (token, score) in enumerate(_ggjt_tokens(header, 36, fields["n_vocab"])):
+        if index < len(tokens) and (tokens[index] != token or (scores is not None and scores[index] != score)):
+            findings.append(Finding(f"token {index} is not the source's", None, repr(tokens[index]), repr(token)))
+            break
+    return findings, []
+
+
+def _ggjt_tokens(header: bytes, at: int, count: int) -> Iterator[tuple[bytes, float]]:
+    for _ in range(count):
+        length = int.from_bytes(header[at : at + 4], "little")
+        end = at + 4 + length
+        yield header[at + 4 : end], struct.unpack_from("<f", header, end)[0]
+        at = end + 4

@@ -1,0 +1,164 @@
+"""The whole verification on one page: open the file, hold it against the rules, its checksum and its source."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from fastconv import engine
+from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.open import open_checkpoint
+from fastconv.errors import CheckpointError, UsageError
+from fastconv.layout.sha256_file import sha256, sum_beside
+from fastconv.plan.job import TensorJob, TensorOutput
+from fastconv.request import ConvertRequest
+from fastconv.types import TYPES
+from fastconv.verification.expected import Expected, expected, request_for
+from fastconv.verification.findings import Finding, TensorCheck, Verification
+from fastconv.verification.structure import broken_rules
+from fastconv.verification.verdict import Compared, verdicts
+
+Progress = Callable[[int, int], None]
+"""Called with (input bytes done, input bytes in all), a few times a second."""
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str] | None = None,
+    lora: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
+    imatrix: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check a GGUF, GGML or safetensors file, or a model folder, and every tensor against its source if one is given.
+
+    against: the checkpoint that it was made of. lora: the adapters, as in convert. imatrix: the importance matrix that
+    it was quantized with. Memory stays flat. Raises FastconvError subclasses for what keeps the file from being checked
+    at all; what is wrong with it stands in the result.
+    """
+    if isinstance(lora, str | os.PathLike):
+        lora = [lora]
+    adapters = [entry if isinstance(entry, tuple) else (entry, 1.0) for entry in lora]
+    request = None
+    if against is not None:
+        pairs = tuple((os.fspath(adapter), float(scale)) for adapter, scale in adapters)
+        request = ConvertRequest(source=os.fspath(against), adapters=pairs, threads=threads)
+    elif adapters:
+        raise UsageError("lora needs the model that the adapters go with", fix="give against")
+    return verify_request(
+        os.fspath(path), request, None if imatrix is None else os.fspath(imatrix), threads=threads, progress=progress
+    )
+
+
+def verify_request(
+    path: str,
+    request: ConvertRequest | None,
+    imatrix: str | None = None,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """verify() with all options of a conversion. request: of the source; its target and types are the file's."""
+    started = time.perf_counter()
+    engine.instruction_set()
+    threads = threads or engine.default_threads()
+    source = None if request is None else request.source
+    adapters = () if request is None else tuple(adapter for adapter, _ in request.adapters)
+    checksum, findings = _checksum(path)
+
+    def result(kind: str, **found: object) -> Verification:
+        seconds = time.perf_counter() - started
+        base = Verification(path, kind, source, adapters, 0, tuple(findings), (), checksum, (), 0, seconds)
+        return replace(base, **found)  # type: ignore[arg-type]
+
+    if not os.path.exists(path):
+        raise CheckpointError("does not exist", file=path)
+    try:
+        checkpoint = open_checkpoint(path)
+    except CheckpointError as error:
+        findings.append(Finding.of(error))
+        return result("unreadable")
+    broken, notes = broken_rules(checkpoint)
+    findings += broken
+    n_tensors = len(checkpoint.tensors)
+    if request is None:
+        bytes_read, more = _look_through(checkpoint, threads, notes, progress)
+        return result(
+            checkpoint.format,
+            findings=(*findings, *more),
+            n_tensors=n_tensors,
+            notes=tuple(notes),
+            bytes_read=bytes_read,
+        )
+    wanted = expected(checkpoint, request_for(checkpoint, request), imatrix)
+    if "quantize.imatrix.file" in checkpoint.metadata and imatrix is None:
+        notes.append("was quantized with an importance matrix: without --imatrix errors are compared, not bytes")
+    checks, bytes_read = _compare(checkpoint, wanted, threads, progress)
+    findings += [finding for finding in wanted.findings if finding.what not in {known.what for known in broken}]
+    return result(
+        checkpoint.format,
+        findings=tuple(findings),
+        tensors=tuple(checks),
+        n_tensors=n_tensors,
+        notes=(*notes, *wanted.notes),
+        bytes_read=bytes_read,
+    )
+
+
+def _checksum(path: str) -> tuple[str | None, list[Finding]]:
+    if not os.path.isfile(path):
+        return None, []
+    stated = sum_beside(path)
+    if stated is None:
+        return None, []
+    found = sha256(path)
+    if found == stated:
+        return "ok", []
+    return "off", [Finding("its SHA-256 is not the one beside it", None, found, stated)]
+
+
+def _look_through(
+    checkpoint: Checkpoint, threads: int, notes: list[str], progress: Progress | None
+) -> tuple[int, list[Finding]]:
+    """Every value that can be decoded, parts of a model included: NaN or infinity mean a damaged scale."""
+    tensors = [tensor for part in (checkpoint.parts or (checkpoint.tensors,)) for tensor in part.values()]
+    decoded = [
+        tensor for tensor in tensors if tensor.dtype in TYPES and TYPES[tensor.dtype].decodes and tensor.n_elements
+    ]
+    others = sorted({tensor.dtype for tensor in tensors} - {tensor.dtype for tensor in decoded})
+    if others:
+        notes.append(f"values of type {', '.join(others)} were not looked through: it cannot be decoded")
+    jobs = [
+        TensorJob(tensor.name, tensor.name, tensor.shape, tensor, (), (TensorOutput(0, tensor.dtype, 0, 0),))
+        for tensor in decoded
+    ]
+    findings = []
+    for job, stats in zip(jobs, engine.compare([(job, None) for job in jobs], threads, progress), strict=True):
+        if stats.not_finite:
+            row, column = divmod(stats.first_not_finite, max(job.source.n_cols, 1))
+            what = f"{stats.not_finite} values are not finite, the first in row {row}, column {column}"
+            findings.append(Finding(what, tensor=job.name))
+    return engine.input_bytes(jobs), findings
+
+
+def _compare(
+    checkpoint: Checkpoint, wanted: Expected, threads: int, progress: Progress | None
+) -> tuple[list[TensorCheck], int]:
+    """In the order of the file. The run goes through the source as it lies on the disk."""
+    order = sorted(wanted.pairs, key=lambda pair: _place(pair[0]))
+    found = engine.compare(order, threads, progress)
+    compared = [Compared(job.name, stored, job, stats) for (job, stored), stats in zip(order, found, strict=True)]
+    checks = {check.name: check for check in verdicts(compared)}
+    for name, reason in wanted.unchecked.items():
+        stored = checkpoint.tensors[name]
+        checks[name] = TensorCheck(name, stored.dtype, stored.shape, "unchecked", reason)
+    jobs = [job for job, _ in order]
+    return [checks[name] for name in checkpoint.tensors if name in checks], engine.input_bytes(jobs)
+
+
+def _place(job: TensorJob) -> tuple[str, int]:
+    piece = job.source.pieces[0]
+    return getattr(piece.storage, "path", ""), piece.offset
