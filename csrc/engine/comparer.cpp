@@ -34,6 +34,7 @@ void ComparisonStats::add(const ComparisonStats& next) {
   blocks += next.blocks;
   differing_blocks += next.differing_blocks;
   far_blocks += next.far_blocks;
+  base_blocks += next.base_blocks;
   not_finite += next.not_finite;
   source_not_finite += next.source_not_finite;
   if (first_differing < 0) first_differing = next.first_differing;
@@ -78,7 +79,7 @@ void Comparer::read(const PreparedJob& job, const Tile& tile) {
 }
 
 // As Converter does with values that are kept as they are.
-void Comparer::encode(const PreparedJob& job, const Tile& tile, std::byte* dst) {
+void Comparer::encode(const PreparedJob& job, const Tile& tile, const float* rows, std::byte* dst) {
   const Type type = job.job.outputs[0].type;
   const int64_t n_cols = job.source.n_cols();
   if (job.copies[0]) return job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
@@ -89,11 +90,10 @@ void Comparer::encode(const PreparedJob& job, const Tile& tile, std::byte* dst) 
     return;
   }
   const TypeKernels& kernels = kernels_.of(type);
-  if (!job.importance || kernels.encode_weighted == nullptr)
-    return kernels.encode(source_.data(), dst, tile.elements());
+  if (!job.importance || kernels.encode_weighted == nullptr) return kernels.encode(rows, dst, tile.elements());
   for (int64_t row = tile.r0; row < tile.r1;) {
     const int64_t n_rows = std::min(tile.r1 - row, job.importance->rows_left(row)), done = (row - tile.r0) * n_cols;
-    kernels.encode_weighted(source_.data() + done, dst + row_bytes(type, done), n_rows, n_cols,
+    kernels.encode_weighted(rows + done, dst + row_bytes(type, done), n_rows, n_cols,
                             job.importance->read(row, importance_));
     row += n_rows;
   }
@@ -113,7 +113,7 @@ void Comparer::compare_tile(const ComparedTensor& tensor, const Tile& tile, int6
   const std::byte* in_file = tensor.stored->contiguous(0, 1, at, at + n);
   bool is_equal = false;
   if (tensor.encodes) {
-    encode(job, tile, grown(encoded_, bytes));
+    encode(job, tile, source_.data(), grown(encoded_, bytes));
     is_equal = std::memcmp(encoded_.data(), in_file, static_cast<size_t>(bytes)) == 0;
     const int64_t block = std::max<int64_t>(type_info(tensor.type).block_size, kGroup);
     found.blocks += (n + block - 1) / block;
@@ -148,7 +148,7 @@ void Comparer::compare_tile(const ComparedTensor& tensor, const Tile& tile, int6
   if (is_equal)
     found.own_error += error;
   else if (tensor.encodes)
-    compare_blocks(tensor, in_file, n, at, found);
+    compare_blocks(tensor, tile, in_file, at, found);
   if (job.merger) {
     // <y - W, dW> comes out of these three; in f64, for dW may be far smaller than what rounding does.
     subtract(base_.data(), stored, difference, n);
@@ -158,8 +158,11 @@ void Comparer::compare_tile(const ComparedTensor& tensor, const Tile& tile, int6
   }
 }
 
-void Comparer::compare_blocks(const ComparedTensor& tensor, const std::byte* in_file, int64_t n, int64_t at,
+void Comparer::compare_blocks(const ComparedTensor& tensor, const Tile& tile, const std::byte* in_file, int64_t at,
                               ComparisonStats& found) {
+  const int64_t n = tile.elements();
+  const bool has_base = tensor.job->merger != nullptr;
+  if (has_base) encode(*tensor.job, tile, base_.data(), grown(base_encoded_, row_bytes(tensor.type, n)));
   const int64_t block = std::max<int64_t>(type_info(tensor.type).block_size, kGroup);
   float* own = grown(own_, n);
   kernels_.of(tensor.type).decode(encoded_.data(), own, n);
@@ -179,6 +182,7 @@ void Comparer::compare_blocks(const ComparedTensor& tensor, const std::byte* in_
     found.own_error += own_error;
     if (!differs) continue;
     if (found.differing_blocks++ == 0) found.first_differing = at + i;
+    if (has_base && std::memcmp(base_encoded_.data() + begin, in_file + begin, bytes) == 0) ++found.base_blocks;
     const double part = kFarPart * largest;
     if (error <= kFarFactor * kFarFactor * own_error + static_cast<double>(size) * part * part) continue;
     if (found.far_blocks++ == 0) found.first_far = at + i;

@@ -17,6 +17,7 @@ struct ComparisonStats {
   int64_t blocks = 0;            // whose bytes were compared; types without blocks: groups of 32 elements
   int64_t differing_blocks = 0;  // whose bytes are not those that the source encodes to
   int64_t far_blocks = 0;        // of these, whose error is out of proportion to the encoder's own
+  int64_t base_blocks = 0;       // of these, which are what the source without its deltas encodes to
   int64_t first_differing = -1;  // their first elements
   int64_t first_far = -1;
   int64_t not_finite = 0;  // values of the file that are NaN or infinite
@@ -50,16 +51,16 @@ class Comparer {
 
  private:
   void read(const PreparedJob& job, const Tile& tile);
-  void encode(const PreparedJob& job, const Tile& tile, std::byte* dst);
+  void encode(const PreparedJob& job, const Tile& tile, const float* rows, std::byte* dst);
   void look_through(const Tile& tile, int64_t at, ComparisonStats& found);
   void compare_tile(const ComparedTensor& tensor, const Tile& tile, int64_t at, ComparisonStats& found);
-  void compare_blocks(const ComparedTensor& tensor, const std::byte* stored, int64_t n, int64_t at,
+  void compare_blocks(const ComparedTensor& tensor, const Tile& tile, const std::byte* in_file, int64_t at,
                       ComparisonStats& found);
   int64_t drop_not_finite(float* values, int64_t n, int64_t& first) const;
 
   const KernelTable& kernels_;
   std::vector<float> source_, base_, stored_, own_, difference_;
-  std::vector<std::byte> encoded_, levels_;
+  std::vector<std::byte> encoded_, base_encoded_, levels_;
   Merger::Scratch scratch_;
   ImportanceReader::Row importance_;
 };

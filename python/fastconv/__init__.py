@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from fastconv.checkpoint.open import open_checkpoint as open
     from fastconv.conversion import ConversionResult, convert
     from fastconv.inspection import inspect
+    from fastconv.verification.verify import verify
 
-__all__ = ["ConversionResult", "FastconvError", "convert", "dequantize", "inspect", "open", "quantize"]
+__all__ = ["ConversionResult", "FastconvError", "convert", "dequantize", "inspect", "open", "quantize", "verify"]
 
 _HOMES = {
     "ConversionResult": ("fastconv.conversion", "ConversionResult"),
@@ -26,6 +27,7 @@ _HOMES = {
     "inspect": ("fastconv.inspection", "inspect"),
     "open": ("fastconv.checkpoint.open", "open_checkpoint"),
     "quantize": ("fastconv.arrays", "quantize"),
+    "verify": ("fastconv.verification.verify", "verify"),
 }
 
 

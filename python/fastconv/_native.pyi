@@ -144,6 +144,10 @@ class ComparisonStats:
     @property
     def far_blocks(self) -> int: ...
     @property
+    def base_blocks(self) -> int:
+        """Differing blocks that are what the source without its deltas encodes to."""
+
+    @property
     def first_differing(self) -> int: ...
     @property
     def first_far(self) -> int: ...

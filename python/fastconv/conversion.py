@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from fastconv.checkpoint.open import open_checkpoint
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
+from fastconv.layout.sha256_file import SUFFIX, write_sum
 from fastconv.layout.targets import Layout, layout_for
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
 from fastconv.plan.importance import with_importance
@@ -42,12 +43,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class OutputSummary:
-    """A finished (or planned) file. type: the file type's name. size: bytes. folder: the target it is a part of."""
+    """A finished (or planned) file. type: the file type's name. size: bytes. folder: the target it is a part of.
+
+    sha256: in hexadecimal, where it was asked for; it stands beside the file too.
+    """
 
     path: str
     type: str
     size: int
     folder: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,8 @@ def prepare(request: ConvertRequest) -> Preparation:
     jobs = _jobs(model, tensors, [file.laid_out for file in files])
     jobs, importance_notes = with_importance(jobs, [file.type for file in files], recipe.imatrix)
     check_types(jobs)
-    notes = (*model.notes, *requantization_notes(jobs), *importance_notes)
+    stale = () if request.checksum else tuple(_stale_sums(file.path for file in files))
+    notes = (*model.notes, *requantization_notes(jobs), *importance_notes, *stale)
     return Preparation(
         request,
         files,
@@ -171,14 +177,18 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         # All are on the disk before the first takes its name, so that several appear together.
         for file in files:
             file.sync()
+        sums = [file.sha256() if request.checksum else None for file in files]
         for file in files:
             file.commit(overwrite=request.overwrite)
+        for file, digest in zip(files, sums, strict=True):
+            if digest is not None:
+                write_sum(file.path, digest)
         for folder in folders.values():
             folder.commit()
     return ConversionResult(
         outputs=tuple(
-            OutputSummary(planned.path, planned.type.name, planned.laid_out.size, planned.folder)
-            for planned in prepared.files
+            OutputSummary(planned.path, planned.type.name, planned.laid_out.size, planned.folder, digest)
+            for planned, digest in zip(prepared.files, sums, strict=True)
         ),
         bytes_in=prepared.bytes_in,
         n_tensors=len(prepared.jobs),
@@ -218,6 +228,8 @@ def convert(
     litgpt_layout: str = "split",
     shard_size: int | str | None = None,
     weights_format: str | None = None,
+    checksum: bool = False,
+    provenance: bool = False,
     overwrite: bool = False,
     nonfinite: str = "error",
     progress: Progress | None = None,
@@ -228,6 +240,7 @@ def convert(
     outtype: auto or a file type such as q4_0; several write one file each from one read. lora: a path, or several paths
     or (path, scale) pairs, which add up. pure to imatrix: as in llama-quantize; tensor_types: regular expression ->
     type, the first found in a tensor's name counts; imatrix: importance matrix of llama-imatrix, GGUF or .dat.
+    checksum: also write PATH.sha256. provenance: say in GGUF or safetensors metadata what made the file.
     Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
     """
     if isinstance(lora, str | os.PathLike):
@@ -261,6 +274,8 @@ def convert(
         litgpt_layout=litgpt_layout,
         shard_size=byte_size(shard_size) if shard_size is not None else DEFAULT_SHARD_SIZE,
         weights_format=weights_format,
+        checksum=checksum,
+        provenance=provenance,
         overwrite=overwrite,
         nonfinite=nonfinite,
     )
@@ -279,6 +294,12 @@ def _vocabulary(request: ConvertRequest, checkpoint: Checkpoint, model: NamedMod
     return load_vocabulary(
         request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
     )
+
+
+def _stale_sums(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        if os.path.exists(path + SUFFIX):
+            yield f"{path}{SUFFIX} is of an older file: give --checksum to write it anew"
 
 
 def _planned(request: ConvertRequest, file_type: FileType, laid_out: LaidOut) -> PlannedFile:

@@ -49,6 +49,8 @@ class ConvertRequest:
     lora_alpha, lora_r, lora_qkv ("q,v"), lora_layout: of Lit-GPT's LoRAs, None: as they say themselves.
     litgpt_layout: of the QKV that --to litgpt writes.
 
+    checksum: write the SHA-256 of each file beside it. provenance: say in the file what made it.
+
     Raises UsageError where options contradict each other or name what does not exist.
     """
 
@@ -79,6 +81,8 @@ class ConvertRequest:
     litgpt_layout: str = LITGPT_LAYOUTS[0]
     weights_format: str | None = None
     shard_size: int = DEFAULT_SHARD_SIZE
+    checksum: bool = False
+    provenance: bool = False
     overwrite: bool = False
     nonfinite: str = "error"
 
@@ -117,6 +121,8 @@ class ConvertRequest:
             raise UsageError("unknown --format", found=self.weights_format, expected=expected)
         if self.weights_format is not None and TARGETS[self.to][0] != "hf":
             raise UsageError("--format is for --to hf", found=f"--to {self.to}")
+        if self.provenance and not self._has_place_for_provenance():
+            raise UsageError("--provenance is for GGUF and safetensors", found=f"--to {self.to}")
         if self.litgpt_layout not in LITGPT_LAYOUTS:
             expected = f"one of {', '.join(LITGPT_LAYOUTS)}"
             raise UsageError("unknown --litgpt-layout", found=self.litgpt_layout, expected=expected)
@@ -182,6 +188,9 @@ class ConvertRequest:
     def weights_kind(self) -> str:
         """The format of weights in a folder, or of a file of weights alone: one of WEIGHTS_FORMATS."""
         return self.weights_format or self._outfile_format() or WEIGHTS_FORMATS[0]
+
+    def _has_place_for_provenance(self) -> bool:
+        return self.to == "gguf" or (self.to == "hf" and self.weights_kind == "safetensors")
 
     def _outfile_format(self) -> str | None:
         """What --outfile ends in, if it names a file of weights."""

@@ -93,6 +93,8 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
     folders = parser.add_argument_group("--to hf: a folder with its configuration and tokenizer")
     folders.add_argument("--format", choices=WEIGHTS_FORMATS, help="files of the weights (default: safetensors)")
     folders.add_argument("--shard-size", default=DEFAULT_SHARD_SIZE, metavar="SIZE", help="largest file (default 5GB)")
+    parser.add_argument("--checksum", action="store_true", help="write PATH.sha256 beside every file, and print it")
+    parser.add_argument("--provenance", action="store_true", help="say in GGUF or safetensors metadata what made it")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     types = parser.add_argument_group("types of single tensors (GGUF), as in llama-quantize")
     types.add_argument("--imatrix", metavar="FILE", help="importance matrix of llama-imatrix, GGUF or .dat")
@@ -178,6 +180,8 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         litgpt_layout=arguments.litgpt_layout,
         weights_format=arguments.format,
         shard_size=byte_size(arguments.shard_size),
+        checksum=arguments.checksum,
+        provenance=arguments.provenance,
         overwrite=arguments.overwrite,
         nonfinite=arguments.nonfinite,
     )

@@ -56,6 +56,7 @@ def summary_text(result: ConversionResult, seconds: float) -> str:
             f"{ratios[-1]:.3g} (min / median / max)"
         )
     lines += [f"note: {note}" for note in result.notes]
+    lines += [f"{output.sha256}  {output.path}" for output in result.outputs if output.sha256 is not None]
     size_out = sum(output.size for output in result.outputs)
     names = ", ".join(dict.fromkeys(output.folder or output.path for output in result.outputs))
     lines.append(
@@ -68,7 +69,10 @@ def summary_text(result: ConversionResult, seconds: float) -> str:
 def summary_json(result: ConversionResult, seconds: float) -> str:
     return json_text(
         {
-            "outputs": [{"path": o.path, "type": o.type, "bytes": o.size} for o in result.outputs],
+            "outputs": [
+                {"path": o.path, "type": o.type, "bytes": o.size} | ({} if o.sha256 is None else {"sha256": o.sha256})
+                for o in result.outputs
+            ],
             "bytes_in": result.bytes_in,
             "tensors": result.n_tensors,
             "seconds": round(seconds, 4),

@@ -36,8 +36,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
         help="check a converted file, and every tensor against its source",
-        description="Check the structure of a GGUF, GGML or safetensors file, its checksum if FILE.sha256 is there and, "
-        "with --against, every tensor against its source. Exit code 0: all is well; 1: something is off.",
+        description="Check the structure of a GGUF, GGML or safetensors file, its checksum if FILE.sha256 is there "
+        "and, with --against, every tensor against its source. Exit code 0: all is well; 1: something is off.",
     )
     parser.add_argument("file", metavar="FILE", help="file, or model folder, to check")
     parser.add_argument("--against", metavar="SOURCE", help="what it was converted from, as for convert")
@@ -56,6 +56,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--rope-base", type=float, metavar="X", help="base of the rotary positions, likewise")
     parser.add_argument("--checkpoint-name", metavar="FILE", help="file in SOURCE, of Lit-GPT")
     parser.add_argument("--model-name", metavar="NAME", help="LitGPT's name of the model")
+    parser.add_argument("--lora-alpha", type=float, metavar="ALPHA", help="of a LoRA of Lit-GPT, as for convert")
+    parser.add_argument("--lora-r", type=int, metavar="R", help="likewise")
+    parser.add_argument("--lora-qkv", metavar="PARTS", help="likewise")
+    parser.add_argument("--lora-layout", metavar="LAYOUT", help="likewise")
     parser.add_argument("--concurrency", type=int, metavar="N", help="threads (default: the CPUs this process may use)")
     parser.add_argument("--quiet", action="store_true", help="print what is wrong only")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -108,6 +112,10 @@ def _request(arguments: argparse.Namespace) -> ConvertRequest | None:
         rope_base=arguments.rope_base,
         model_name=arguments.model_name,
         checkpoint_name=arguments.checkpoint_name,
+        lora_alpha=arguments.lora_alpha,
+        lora_r=arguments.lora_r,
+        lora_qkv=arguments.lora_qkv,
+        lora_layout=arguments.lora_layout,
     )
 
 
@@ -135,9 +143,9 @@ def _check_report(arguments: argparse.Namespace) -> None:
         raise OutputError("the folder does not exist", file=folder, fix="make it first")
     if os.path.isdir(arguments.html):
         raise OutputError("is a folder", file=arguments.html, fix="give --html a file name")
-    if os.path.exists(arguments.html) and os.path.exists(arguments.file):
-        if os.path.samefile(arguments.html, arguments.file):
-            raise OutputError("is the file to check", file=arguments.html, fix="write to another file")
+    both = (arguments.html, arguments.file)
+    if all(map(os.path.exists, both)) and os.path.samefile(*both):
+        raise OutputError("is the file to check", file=arguments.html, fix="write to another file")
 
 
 def _write(path: str, text: str) -> None:

@@ -39,9 +39,10 @@ p.about { color: var(--soft); }
 def page(result: Verification) -> str:
     """The page as HTML."""
     verdict = "The file is fine." if result.is_fine else "The file is not what it should be."
+    kind = "good" if result.is_fine else "bad"
     parts = [
         f"<h1>{escape(result.path)}</h1>",
-        f'<div class="verdict {"good" if result.is_fine else "bad"}"><b>{verdict}</b><br>{escape(closing_line(result))}</div>',
+        f'<div class="verdict {kind}"><b>{verdict}</b><br>{escape(closing_line(result))}</div>',
         _facts(result),
         _listing("What is wrong", [*map(str, result.findings), *(f"tensor {c.name}: {c.reason}" for c in result.off)]),
         _listing("Notes", result.notes),
@@ -130,7 +131,8 @@ def _table(checks: Iterable[TensorCheck]) -> str:
         + "</tr>"
         for check in checks
     )
-    return f'<h2>Tensors</h2><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+    return f'<h2>Tensors</h2><div class="wide">{table}</div>'
 
 
 def _label(check: TensorCheck) -> str:

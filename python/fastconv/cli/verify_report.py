@@ -37,7 +37,8 @@ def closing_line(result: Verification) -> str:
         parts.append(f"SHA-256 {result.checksum}")
     if result.findings:
         parts.append(f"{len(result.findings)} broken rules")
-    rate = f"{size_text(result.bytes_read)} of {'source' if result.source is not None else 'tensors'} in {result.seconds:.2f} s"
+    read = "source" if result.source is not None else "tensors"
+    rate = f"{size_text(result.bytes_read)} of {read} in {result.seconds:.2f} s"
     return f"{result.path}: {'fine' if result.is_fine else 'NOT fine'}: {'; '.join(parts)}; {rate}"
 
 

@@ -48,8 +48,11 @@ def lay_out(
     file_type: FileType,
     *,
     recipe: Recipe = PLAIN,
+    provenance: Mapping[str, str] | None = None,
 ) -> LaidOut:
     """The file of these tensors: canonical names in source order, rows that rotate interleaved, computed ones included.
+
+    provenance: keys and texts to put after llama.cpp's.
 
     No tensors: a file of the vocabulary alone. Raises CheckpointError for a model card that cannot be understood,
     PlanError for a tensor that GGUF has no name for or that its type cannot hold.
@@ -61,6 +64,8 @@ def lay_out(
     # As converted, or as converted and then quantized: llama.cpp's two programs order tensors and keys differently.
     quantizes = bool(tensors) and (not file_type.is_float or recipe.changes_float_files)
     values = key_values(model, vocabulary, file_type, n_params, quantizes=quantizes, imatrix=recipe.imatrix)
+    for key, text in (provenance or {}).items():
+        values.string(key, text)
     if file_type.keeps:
         types = dict(sorted(_kept_types(names, tensors).items(), key=lambda item: quantizer_order(names[item[0]])))
     elif quantizes:

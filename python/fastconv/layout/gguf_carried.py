@@ -17,6 +17,7 @@ from fastconv.errors import AdapterError, CheckpointError, UsageError
 from fastconv.layout.gguf import ALIGNMENT, assembled
 from fastconv.layout.gguf_metadata import KeyValues, add_imatrix
 from fastconv.layout.laid_out import LaidOut
+from fastconv.layout.provenance import provenance
 from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType, todays_type
 from fastconv.plan.mixtures import ModelFacts
 from fastconv.plan.naming import interleaved
@@ -165,4 +166,7 @@ def _key_values(checkpoint: Checkpoint, file_type: FileType, recipe: Recipe, req
         values.uint32(Keys.LLM.CONTEXT_LENGTH, request.n_ctx)
     if recipe.imatrix is not None:
         add_imatrix(values, recipe.imatrix)
+    for key, text in provenance(request).items():
+        values.remove(key)
+        values.string(key, text)
     return values

@@ -16,6 +16,7 @@ from fastconv.checkpoint.json_file import read_json_object
 from fastconv.errors import OutputError, PlanError
 from fastconv.layout.beside import copied_file, copied_files, json_file
 from fastconv.layout.laid_out import LaidOut
+from fastconv.layout.provenance import provenance
 from fastconv.layout.safetensors import safetensors_file
 from fastconv.layout.torch_zip import torch_zip_file
 from fastconv.layout.weights_file import ArrayEntry, array_entries
@@ -43,15 +44,17 @@ def lay_out(
     kind = request.weights_kind
     stem, suffix = _WEIGHTS[kind]
     target = request.target_path(file_type.name)
+    made_by = provenance(request)
     if not request.is_folder_target:
-        return (_weights_file(kind, entries, os.path.splitext(os.path.basename(target))[0], ""),)
+        return (_weights_file(kind, entries, os.path.splitext(os.path.basename(target))[0], "", made_by),)
     shards = _shards(entries, request.shard_size if kind != "pth" else None)
     names = [
         f"{stem}{suffix}" if len(shards) == 1 else f"{stem}-{index:05d}-of-{len(shards):05d}{suffix}"
         for index in range(1, len(shards) + 1)
     ]
     weights = [
-        _weights_file(kind, shard, name.removesuffix(suffix), name) for shard, name in zip(shards, names, strict=True)
+        _weights_file(kind, shard, name.removesuffix(suffix), name, made_by)
+        for shard, name in zip(shards, names, strict=True)
     ]
     files = [*weights, *copied_files(request.vocab_dir or model.directory, but=names)]
     if len(shards) > 1:
@@ -96,8 +99,10 @@ def updated_config(model: NamedModel, tensors: Mapping[str, MergedTensor], file_
     return config
 
 
-def _weights_file(kind: str, entries: Sequence[ArrayEntry], stem: str, name: str) -> LaidOut:
-    return safetensors_file(entries, name) if kind == "safetensors" else torch_zip_file(entries, stem, name)
+def _weights_file(
+    kind: str, entries: Sequence[ArrayEntry], stem: str, name: str, metadata: Mapping[str, str]
+) -> LaidOut:
+    return safetensors_file(entries, name, metadata) if kind == "safetensors" else torch_zip_file(entries, stem, name)
 
 
 def _shards(entries: Sequence[ArrayEntry], shard_size: int | None) -> list[list[ArrayEntry]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import zlib
@@ -81,6 +82,16 @@ class OutputFile:
             raise write_error(self.path, error) from None
         for place in checksum.places:
             self.write(crc.to_bytes(4, "little"), place)
+
+    def sha256(self) -> str:
+        """The sum of what has been written, in hexadecimal: one pass over it."""
+        digest = hashlib.sha256()
+        try:
+            for done in range(0, self.size, _COPY_BYTES):
+                digest.update(os.pread(self._fd, min(_COPY_BYTES, self.size - done), done))
+        except OSError as error:
+            raise write_error(self.path, error) from None
+        return digest.hexdigest()
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk. Raises OutputError if it cannot be."""

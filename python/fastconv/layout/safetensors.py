@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fastconv.checkpoint.foreign_types import ELEMENT_BITS
 from fastconv.layout.laid_out import CopiedBytes, LaidOut, PlacedTensor
@@ -12,12 +12,16 @@ from fastconv.layout.weights_file import ArrayEntry
 _ALIGNMENT = 8  # of the data section; source: safetensors, tensor.rs (N_LEN)
 
 
-def safetensors_file(entries: Sequence[ArrayEntry], name: str = "") -> LaidOut:
+def safetensors_file(
+    entries: Sequence[ArrayEntry], name: str = "", metadata: Mapping[str, str] | None = None
+) -> LaidOut:
     """The file of these tensors, in the order of safetensors' own writer: wide types first, then by name.
 
-    So every array is aligned to its elements, whatever order the tensors had before.
+    So every array is aligned to its elements, whatever order the tensors had before. metadata: for __metadata__.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
+    header: dict[str, object] = {
+        "__metadata__": {"format": "pt", **(metadata or {})}
+    }  # transformers refuses files without it
     ordered = sorted(entries, key=lambda entry: (-ELEMENT_BITS[entry.type], entry.name))
     end = 0
     for entry in ordered:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 
-from fastconv.errors import CheckpointError, OutputError
+from fastconv.errors import CheckpointError
 from fastconv.layout.output_file import OutputFile
 
 SUFFIX = ".sha256"
@@ -60,11 +60,3 @@ def sum_beside(path: str) -> str | None:
     if not named:
         raise CheckpointError("holds no SHA-256 sum", file=beside, fix="make it anew with sha256sum")
     return named[0][1].lower()
-
-
-def written_sum(path: str) -> str:
-    """The sum of a file that was just written. Raises OutputError where it cannot be read back."""
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise OutputError(f"cannot be read back ({error.strerror})", file=path) from None

@@ -10,6 +10,7 @@ from fastconv.adapter.delta import MergedTensor
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.layout.laid_out import LaidOut
+from fastconv.layout.provenance import provenance
 from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType
 from fastconv.plan.naming import interleaved
 from fastconv.plan.recipe import Recipe
@@ -57,7 +58,9 @@ def _gguf(request: ConvertRequest) -> Layout:
         True,
         lambda model, tensors: gguf.computed_tensors(model) | interleaved(model, tensors),
         lambda model, tensors, vocabulary, file_type, request, recipe: (
-            gguf.lay_out(model, tensors, _present(vocabulary), file_type, recipe=recipe),
+            gguf.lay_out(
+                model, tensors, _present(vocabulary), file_type, recipe=recipe, provenance=provenance(request)
+            ),
         ),
         lambda kept: kept,
     )

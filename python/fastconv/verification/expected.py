@@ -22,7 +22,7 @@ from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 from fastconv.verification.findings import Finding
 
-# Keys that name the model, tell how it was quantized or split: no two programs agree on them, no reader depends on them.
+# Keys that name the model, tell how it was quantized or split: programs differ on them, and no reader depends on them.
 _FREE_KEYS = ("general.", "quantize.", "split.", "fastconv.", "tokenizer.chat_template")
 _BOUND_KEYS = ("general.architecture", "general.alignment")
 
@@ -31,7 +31,7 @@ _BOUND_KEYS = ("general.architecture", "general.alignment")
 class Expected:
     """pairs: each tensor of the file that can be compared, and the job that it should be the output of.
 
-    findings: names, shapes and metadata that are not the source's. unchecked: name -> why its values cannot be compared.
+    findings: names, shapes and metadata that are not the source's. unchecked: name -> why it cannot be compared.
     """
 
     pairs: tuple[tuple[TensorJob, LazyTensor], ...]

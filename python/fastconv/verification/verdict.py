@@ -31,6 +31,9 @@ _DETOUR, _MERGED_DETOUR = 2.0**-10, 2.0**-8
 _LEAST_CORRELATION = 0.5
 # Of types that are only decoded: RMSE as a part of the values. Shannon's bound for b bits is 2^-b.
 _BOUND_FACTOR, _LARGEST_BOUND = 3.0, 0.8
+# Which part of the differing blocks is the base's own where adapters were forgotten.
+_BASE_PART = 0.75
+_FORGOTTEN = "the adapters' change is not in it: the file holds the base's weights"
 # How far the share of the adapters' change may be from 1, in itself and in standard deviations of its estimate.
 _SHARE_SLACK, _SHARE_DEVIATIONS, _LEAST_PRECISION = 0.25, 6.0, 0.5
 
@@ -122,6 +125,8 @@ def _error(one: Compared) -> str:
         return f"{stats.not_finite} values are not finite, the first in row {row}, column {column}{blame}"
     if one.encodes and not one.differs:
         return ""
+    if one.encodes and stats.base_blocks > _BASE_PART * stats.differing_blocks:
+        return _FORGOTTEN
     share = _delta_share(stats) if one.job.deltas else None
     # The error of quantizing is all but independent of what the adapters add, however small that is: over n elements
     # its part along dW has the deviation rmse / |dW|.
@@ -129,7 +134,7 @@ def _error(one: Compared) -> str:
     slack = max(_SHARE_SLACK, _SHARE_DEVIATIONS * deviation)
     if share is not None and slack <= _LEAST_PRECISION and abs(1 - share) > slack:
         if abs(share) <= slack:
-            return "the adapters' change is not in it: the file holds the base's weights"
+            return _FORGOTTEN
         return f"holds {share:.2f} of the adapters' change"
     correlation = stats.source + stats.stored - stats.error
     own = stats.source + stats.stored - stats.own_error if one.encodes else min(stats.source, stats.stored)
