@@ -19,6 +19,7 @@ void register_comparison(py::module_& m) {
       .def_readonly("blocks", &ComparisonStats::blocks)
       .def_readonly("differing_blocks", &ComparisonStats::differing_blocks)
       .def_readonly("far_blocks", &ComparisonStats::far_blocks)
+      .def_readonly("rounded_blocks", &ComparisonStats::rounded_blocks)
       .def_readonly("base_blocks", &ComparisonStats::base_blocks)
       .def_readonly("first_differing", &ComparisonStats::first_differing)
       .def_readonly("first_far", &ComparisonStats::first_far)

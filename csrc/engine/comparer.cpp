@@ -9,6 +9,11 @@ namespace {
 
 // Elements of a type without blocks that are told of together.
 constexpr int64_t kGroup = 32;
+// Blocks of a chunk that are tried for another rounding: where more differ, it is no matter of single roundings. The
+// tries move values by at most two last bits of the largest.
+constexpr int64_t kTriedBlocks = 64;
+constexpr int kTries = 32;
+constexpr float kLastBit = 0x1p-23f;
 // An encoder that weighs columns, or rounds on its way, errs more than the plain one in some blocks: by less than this
 // factor, or by less than this part of the block's largest value.
 constexpr double kFarFactor = 4, kFarPart = 1.0 / 64;
@@ -34,6 +39,7 @@ void ComparisonStats::add(const ComparisonStats& next) {
   blocks += next.blocks;
   differing_blocks += next.differing_blocks;
   far_blocks += next.far_blocks;
+  rounded_blocks += next.rounded_blocks;
   base_blocks += next.base_blocks;
   not_finite += next.not_finite;
   source_not_finite += next.source_not_finite;
@@ -170,8 +176,8 @@ void Comparer::compare_blocks(const ComparedTensor& tensor, const Tile& tile, co
   drop_not_finite(own, n, ignored);
   for (int64_t i = 0; i < n; i += block) {
     const int64_t size = std::min(block, n - i), begin = row_bytes(tensor.type, i);
-    const bool differs =
-        std::memcmp(encoded_.data() + begin, in_file + begin, static_cast<size_t>(row_bytes(tensor.type, size))) != 0;
+    const auto bytes = static_cast<size_t>(row_bytes(tensor.type, size));
+    const bool differs = std::memcmp(encoded_.data() + begin, in_file + begin, bytes) != 0;
     double own_error = 0, error = 0, largest = 0;
     for (int64_t j = i; j < i + size; ++j) {
       const double x = source_[j], of_own = own[j] - x, of_stored = stored_[j] - x;
@@ -182,11 +188,42 @@ void Comparer::compare_blocks(const ComparedTensor& tensor, const Tile& tile, co
     found.own_error += own_error;
     if (!differs) continue;
     if (found.differing_blocks++ == 0) found.first_differing = at + i;
+    const bool is_few = found.differing_blocks <= kTriedBlocks && !tensor.job->importance;
+    if (is_few && is_rounding(tensor.type, source_.data() + i, in_file + begin, size, static_cast<float>(largest)))
+      ++found.rounded_blocks;
     if (has_base && std::memcmp(base_encoded_.data() + begin, in_file + begin, bytes) == 0) ++found.base_blocks;
     const double part = kFarPart * largest;
     if (error <= kFarFactor * kFarFactor * own_error + static_cast<double>(size) * part * part) continue;
     if (found.far_blocks++ == 0) found.first_far = at + i;
   }
+}
+
+// Whether the block is one that the source encodes to when its values went through f16, or were computed in another
+// order: where a level lies between two, the last bit decides.
+bool Comparer::is_rounding(Type type, const float* source, const std::byte* in_file, int64_t n, float largest) {
+  const auto bytes = static_cast<size_t>(row_bytes(type, n));
+  const TypeKernels& kernels = kernels_.of(type);
+  if (kernels.encode == nullptr) return false;
+  float* near = grown(near_, n);
+  std::byte* tried = grown(tried_, static_cast<int64_t>(bytes));
+  const auto matches = [&] {
+    kernels.encode(near, tried, n);
+    return std::memcmp(tried, in_file, bytes) == 0;
+  };
+  const TypeKernels& f16 = kernels_.of(Type::f16);
+  std::byte* halves = grown(levels_, row_bytes(Type::f16, n));
+  f16.encode(source, halves, n);
+  f16.decode(halves, near, n);
+  if (matches()) return true;
+  uint32_t state = 1;
+  for (int k = 0; k < kTries; ++k) {
+    for (int64_t j = 0; j < n; ++j) {
+      state = state * 1664525u + 1013904223u;
+      near[j] = source[j] + static_cast<float>(static_cast<int>(state >> 30) - 1) * kLastBit * largest;
+    }
+    if (matches()) return true;
+  }
+  return false;
 }
 
 // Zeroes what is NaN or infinite. Returns how many, and the place of the first.

@@ -17,6 +17,7 @@ struct ComparisonStats {
   int64_t blocks = 0;            // whose bytes were compared; types without blocks: groups of 32 elements
   int64_t differing_blocks = 0;  // whose bytes are not those that the source encodes to
   int64_t far_blocks = 0;        // of these, whose error is out of proportion to the encoder's own
+  int64_t rounded_blocks = 0;    // of these, which are what the source encodes to with its values rounded otherwise
   int64_t base_blocks = 0;       // of these, which are what the source without its deltas encodes to
   int64_t first_differing = -1;  // their first elements
   int64_t first_far = -1;
@@ -56,11 +57,12 @@ class Comparer {
   void compare_tile(const ComparedTensor& tensor, const Tile& tile, int64_t at, ComparisonStats& found);
   void compare_blocks(const ComparedTensor& tensor, const Tile& tile, const std::byte* in_file, int64_t at,
                       ComparisonStats& found);
+  bool is_rounding(Type type, const float* source, const std::byte* in_file, int64_t n, float largest);
   int64_t drop_not_finite(float* values, int64_t n, int64_t& first) const;
 
   const KernelTable& kernels_;
-  std::vector<float> source_, base_, stored_, own_, difference_;
-  std::vector<std::byte> encoded_, base_encoded_, levels_;
+  std::vector<float> source_, base_, stored_, own_, difference_, near_;
+  std::vector<std::byte> encoded_, base_encoded_, levels_, tried_;
   Merger::Scratch scratch_;
   ImportanceReader::Row importance_;
 };

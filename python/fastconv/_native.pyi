@@ -144,6 +144,10 @@ class ComparisonStats:
     @property
     def far_blocks(self) -> int: ...
     @property
+    def rounded_blocks(self) -> int:
+        """Differing blocks that the source encodes to once its values are rounded otherwise; of a chunk's first 64."""
+
+    @property
     def base_blocks(self) -> int:
         """Differing blocks that are what the source without its deltas encodes to."""
 

@@ -12,7 +12,7 @@ import pytest
 from fastconv import convert
 from tests import models
 
-SHAPE = models.LlamaShape(n_embd=256, n_ff=512, n_head=4, n_head_kv=4)
+SHAPE = models.LlamaShape(n_embd=256, n_ff=768, n_head=4, n_head_kv=4)
 
 
 def write_adapter(

@@ -29,7 +29,7 @@ def imatrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "attn_output": 256,
         "ffn_gate": 256,
         "ffn_up": 256,
-        "ffn_down": 512,
+        "ffn_down": 768,
     }
     shapes = {
         f"blk.{layer}.{name}.weight": (256, width) for layer in range(SHAPE.n_layer) for name, width in sizes.items()
@@ -104,7 +104,10 @@ def test_merged_elsewhere(outtype: str, dtype: str, model: Path, adapter: Path, 
     from fastconv.checkpoint.open import open_checkpoint
 
     tensors = models.random_tensors(SHAPE)
-    factors = {name: tensor.numpy().astype(np.float64) for name, tensor in open_checkpoint(adapter).tensors.items()}
+    factors = {
+        name: tensor.numpy().astype(np.float64)
+        for name, tensor in open_checkpoint(adapter / "adapter_model.safetensors").tensors.items()
+    }
     for name in tensors:
         a = factors.get(f"base_model.model.{name.removesuffix('.weight')}.lora_A.weight")
         if a is not None:
@@ -128,6 +131,14 @@ def test_source_of_any_format(model: Path, converted: Callable[..., Path], tmp_p
     assert found.is_fine
     assert {check.state for check in found.tensors} == {"exact"}
     assert found.tensors == verify(tmp_path / "anew.gguf", against=converted("q8_0"), threads=3).tensors
+
+
+@pytest.mark.parametrize("target", ["gguf", "ggjt"])
+def test_vocabulary_alone(target: str, model: Path, tmp_path: Path) -> None:
+    convert(model, tmp_path / "vocabulary", to=target, vocab_only=True)
+    assert verify(tmp_path / "vocabulary").is_fine
+    found = verify(tmp_path / "vocabulary", against=model)
+    assert found.is_fine, found.findings
 
 
 def test_rows_that_are_cut_into_tiles(tmp_path: Path) -> None:

@@ -51,7 +51,10 @@ def test_fine(model: Path, converted: Callable[..., Path], capsys: pytest.Captur
 def test_off(model: Path, damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(damaged), "--against", str(model), "--quiet"]) == 1
     out = capsys.readouterr().out
-    assert "tensor blk.1.ffn_down.weight: 1 of 4096 blocks are not what the source encodes to" in out
+    assert (
+        "tensor blk.1.ffn_down.weight: 1 of 6144 blocks err beyond what their type does, the first in row 0, column 64"
+        in out
+    )
     assert "blk.0" not in out
 
 

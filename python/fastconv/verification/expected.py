@@ -42,6 +42,8 @@ class Expected:
 
 def request_for(checkpoint: Checkpoint, request: ConvertRequest) -> ConvertRequest:
     """The request that would write the file's format. Raises UsageError for one that is never written."""
+    if checkpoint.format in ("gguf", "ggjt") and not checkpoint.tensors:
+        request = replace(request, vocab_only=True)
     if checkpoint.format == "gguf":
         return replace(request, to="gguf")
     if checkpoint.format == "ggjt":

@@ -20,11 +20,14 @@ from fastconv.types import TYPES
 from fastconv.verification.findings import TensorCheck
 
 # From how many tensors of a type on, and from which part of them, differences are an encoder's and no damage.
-_ENCODER_TENSORS, _ENCODER_PART = 3, 0.25
-# Or, where a type has fewer tensors: from how many blocks of one on, and from which part of them.
+_ENCODER_TENSORS, _ENCODER_PART = 3, 0.5
+# Or, where too few others of the type are exact to tell: from how many blocks of one on, and from which part of them.
 _ENCODER_BLOCKS, _ENCODER_BLOCK_PART = 16, 1e-3
-# RMSE of another encoder, as a multiple of our own: weighted by importance, those of few bits come to 1.5.
-_RMSE_FACTOR = 2.0
+# Up to which part of the blocks a defect is told by its place.
+_FEW_PART = 0.05
+# RMSE of another encoder, as a multiple of our own: it differs in ties, or weighs by importance, where types of few bits
+# come to 1.5.
+_RMSE_FACTOR, _WEIGHTED_RMSE_FACTOR = 1.05, 2.0
 # What a detour over f16 may add, as a part of the values, and what one of merged weights over bf16 may.
 _DETOUR, _MERGED_DETOUR = 2.0**-10, 2.0**-8
 # Correlation with the source, as a part of that of our own encoding: that of another tensor is near zero.
@@ -57,9 +60,10 @@ class Compared:
         return self.stats.differing_blocks > 0
 
 
-def verdicts(compared: Sequence[Compared]) -> list[TensorCheck]:
-    """What to say of each tensor, in order."""
-    errors = [_error(one) for one in compared]
+def verdicts(compared: Sequence[Compared], *, is_weighted: bool) -> list[TensorCheck]:
+    """What to say of each tensor, in order. is_weighted: by an importance matrix that is not at hand."""
+    factor = _WEIGHTED_RMSE_FACTOR if is_weighted else _RMSE_FACTOR
+    errors = [_error(one, factor) for one in compared]
     groups: dict[tuple[str, bool], list[int]] = defaultdict(list)
     for index, one in enumerate(compared):
         if one.encodes:
@@ -70,9 +74,13 @@ def verdicts(compared: Sequence[Compared]) -> list[TensorCheck]:
         differing = [index for index in members if compared[index].differs and not errors[index]]
         if len(differing) >= max(_ENCODER_TENSORS, _ENCODER_PART * len(members)):
             continue
+        has_peers = len(members) - len(differing) >= _ENCODER_TENSORS
         for index in differing:
             stats = compared[index].stats
-            if stats.differing_blocks < max(_ENCODER_BLOCKS, _ENCODER_BLOCK_PART * stats.blocks):
+            if stats.rounded_blocks == stats.differing_blocks:
+                continue
+            few = stats.differing_blocks < max(_ENCODER_BLOCKS, _ENCODER_BLOCK_PART * stats.blocks)
+            if has_peers or few:
                 isolated.add(index)
     return [
         _check(one, errors[index] or (_damage(one) if index in isolated else "")) for index, one in enumerate(compared)
@@ -114,8 +122,8 @@ def _check(one: Compared, reason: str) -> TensorCheck:
     )
 
 
-def _error(one: Compared) -> str:
-    """What is wrong with the values, "" if nothing is."""
+def _error(one: Compared, factor: float) -> str:
+    """What is wrong with the values, "" if nothing is. factor: of the encoder's RMSE to our own."""
     stats = one.stats
     if not _has_values(one):
         return "its bytes are not the source's" if one.differs else ""
@@ -136,22 +144,28 @@ def _error(one: Compared) -> str:
         if abs(share) <= slack:
             return _FORGOTTEN
         return f"holds {share:.2f} of the adapters' change"
+    in_blocks = ""
+    if stats.far_blocks:
+        row, column = _place(one, stats.first_far) or (0, 0)
+        in_blocks = (
+            f"{stats.far_blocks} of {stats.blocks} blocks err beyond what their type does, the first in row {row}, "
+            f"column {column}"
+        )
+        if stats.differing_blocks <= _FEW_PART * stats.blocks:
+            return in_blocks
     correlation = stats.source + stats.stored - stats.error
     own = stats.source + stats.stored - stats.own_error if one.encodes else min(stats.source, stats.stored)
     if stats.source > 0 and correlation < _LEAST_CORRELATION * own:
         return "its values have little to do with the source's: another tensor, or other rows"
     detour = (_MERGED_DETOUR if one.job.deltas else _DETOUR) * math.sqrt(stats.source)
     if one.encodes:
-        bound = _RMSE_FACTOR * math.sqrt(stats.own_error) + detour
+        bound = factor * math.sqrt(stats.own_error) + detour
     else:
         bound = _typical_error(one.stored.dtype) * math.sqrt(stats.source) + detour
     if math.sqrt(stats.error) > bound:
         n = stats.elements
         return f"RMSE {math.sqrt(stats.error / n):.3g} is beyond {bound / math.sqrt(n):.3g}, what its type reaches"
-    if stats.far_blocks:
-        row, column = _place(one, stats.first_far) or (0, 0)
-        return f"{stats.far_blocks} blocks err beyond what their type does, the first in row {row}, column {column}"
-    return ""
+    return in_blocks
 
 
 def _damage(one: Compared) -> str:

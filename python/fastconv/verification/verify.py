@@ -94,10 +94,12 @@ def verify_request(
             bytes_read=bytes_read,
         )
     wanted = expected(checkpoint, request_for(checkpoint, request), imatrix)
-    if "quantize.imatrix.file" in checkpoint.metadata and imatrix is None:
+    is_weighted = "quantize.imatrix.file" in checkpoint.metadata and imatrix is None
+    if is_weighted:
         notes.append("was quantized with an importance matrix: without --imatrix errors are compared, not bytes")
-    checks, bytes_read = _compare(checkpoint, wanted, threads, progress)
-    findings += [finding for finding in wanted.findings if finding.what not in {known.what for known in broken}]
+    checks, bytes_read = _compare(checkpoint, wanted, threads, progress, is_weighted=is_weighted)
+    known = {(finding.what, finding.tensor) for finding in broken}
+    findings += [finding for finding in wanted.findings if (finding.what, finding.tensor) not in known]
     return result(
         checkpoint.format,
         findings=tuple(findings),
@@ -114,7 +116,10 @@ def _checksum(path: str) -> tuple[str | None, list[Finding]]:
     stated = sum_beside(path)
     if stated is None:
         return None, []
-    found = sha256(path)
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error.strerror})", file=path) from None
     if found == stated:
         return "ok", []
     return "off", [Finding("its SHA-256 is not the one beside it", None, found, stated)]
@@ -145,13 +150,13 @@ def _look_through(
 
 
 def _compare(
-    checkpoint: Checkpoint, wanted: Expected, threads: int, progress: Progress | None
+    checkpoint: Checkpoint, wanted: Expected, threads: int, progress: Progress | None, *, is_weighted: bool
 ) -> tuple[list[TensorCheck], int]:
     """In the order of the file. The run goes through the source as it lies on the disk."""
     order = sorted(wanted.pairs, key=lambda pair: _place(pair[0]))
     found = engine.compare(order, threads, progress)
     compared = [Compared(job.name, stored, job, stats) for (job, stored), stats in zip(order, found, strict=True)]
-    checks = {check.name: check for check in verdicts(compared)}
+    checks = {check.name: check for check in verdicts(compared, is_weighted=is_weighted)}
     for name, reason in wanted.unchecked.items():
         stored = checkpoint.tensors[name]
         checks[name] = TensorCheck(name, stored.dtype, stored.shape, "unchecked", reason)
