@@ -25,8 +25,8 @@ _ENCODER_TENSORS, _ENCODER_PART = 3, 0.5
 _ENCODER_BLOCKS, _ENCODER_BLOCK_PART = 16, 1e-3
 # Up to which part of the blocks a defect is told by its place.
 _FEW_PART = 0.05
-# RMSE of another encoder, as a multiple of our own: it differs in ties, or weighs by importance, where types of few bits
-# come to 1.5.
+# RMSE of another encoder, as a multiple of our own: it differs in ties, or weighs by importance, where types of few
+# bits come to 1.5.
 _RMSE_FACTOR, _WEIGHTED_RMSE_FACTOR = 1.05, 2.0
 # What a detour over f16 may add, as a part of the values, and what one of merged weights over bf16 may.
 _DETOUR, _MERGED_DETOUR = 2.0**-10, 2.0**-8
