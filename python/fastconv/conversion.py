@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fastconv.checkpoint.imatrix import ImportanceMatrix
 
 # Configurations, tokenizers, chat templates and model cards.
-_READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
+_READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".yaml")
 
 Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from fastconv.checkpoint.storage import FileStorage
@@ -20,6 +20,9 @@ _WANTED = re.compile(
 )
 
 
+_TOKENIZERS = re.compile(r"tokenizer\.json|vocab\.(json|txt)|.*\.(model|tiktoken)", re.IGNORECASE)
+
+
 def copied_files(directory: str, but: Collection[str] = ()) -> list[LaidOut]:
     """The files of a model's folder that its weights need, as they are. but: names to leave out."""
     files = []
@@ -28,6 +31,13 @@ def copied_files(directory: str, but: Collection[str] = ()) -> list[LaidOut]:
         if _WANTED.fullmatch(name) and name not in but and os.path.isfile(path):
             files.append(copied_file(path))
     return files
+
+
+def tokenizer_notes(files: Iterable[LaidOut]) -> tuple[str, ...]:
+    """What users of a folder must know that got no tokenizer."""
+    if any(_TOKENIZERS.fullmatch(file.name) for file in files):
+        return ()
+    return ("no tokenizer stands beside the model, so none was copied",)
 
 
 def copied_file(path: str) -> LaidOut:

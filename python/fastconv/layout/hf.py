@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.errors import OutputError, PlanError
-from fastconv.layout.beside import copied_file, copied_files, json_file
+from fastconv.layout.beside import copied_file, copied_files, json_file, tokenizer_notes
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.provenance import provenance
 from fastconv.layout.safetensors import safetensors_file
@@ -65,7 +66,7 @@ def lay_out(
     if kind != "pth":
         _check_folder(target, {file.name for file in files})
     # Last: while it is missing, nobody takes the folder for a model.
-    files.append(config_file(model, tensors, file_type))
+    files.append(replace(config_file(model, tensors, file_type), notes=tokenizer_notes(files)))
     return tuple(files)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
@@ -18,7 +19,7 @@ from fastconv.architecture.litgpt.model import model_class_and_sizes
 from fastconv.architecture.litgpt.source import agrees
 from fastconv.architecture.spec import NamedModel
 from fastconv.errors import ArchitectureError, PlanError
-from fastconv.layout.beside import copied_files, text_file
+from fastconv.layout.beside import copied_files, text_file, tokenizer_notes
 from fastconv.layout.hf import config_file
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.torch_zip import torch_zip_file
@@ -87,10 +88,11 @@ def lay_out(
         return (torch_zip_file(entries, os.path.splitext(os.path.basename(target))[0]),)
     entry, sizes = model_class_and_sizes(model)
     settings = _settings(entry, sizes, model, request.model_name)
+    copied = copied_files(request.vocab_dir or model.directory)
     return (
         torch_zip_file(entries, "lit_model", _WEIGHTS),
-        *copied_files(request.vocab_dir or model.directory),
-        config_file(model, {}, file_type),
+        *copied,
+        replace(config_file(model, {}, file_type), notes=tokenizer_notes(copied)),
         text_file("model_config.yaml", _yaml(settings)),
     )
 
