@@ -42,7 +42,7 @@ class TensorCheck:
     last two. rmse, max_error: of the decoded values. max_error_at: row and column as the file has them. own_rmse: of
     fastconv's own encoding of the source, None where there is none. blocks, differing: whose bytes were compared, and
     differ. delta_share: the part of the adapters' change that the file holds, 1 when all is there; None without.
-    delta_ratio: |dW| / |W|.
+    delta_ratio: |dW| / |W + dW|.
     """
 
     name: str

@@ -102,7 +102,6 @@ def _check(one: Compared, reason: str) -> TensorCheck:
         )
     norms = math.sqrt(stats.source * stats.stored)
     correlation = (stats.source + stats.stored - stats.error) / 2
-    base = stats.source if stats.delta == 0 else max(stats.source - stats.delta, stats.delta)
     return TensorCheck(
         one.name,
         one.stored.dtype,
@@ -118,7 +117,7 @@ def _check(one: Compared, reason: str) -> TensorCheck:
         blocks=stats.blocks,
         differing=stats.differing_blocks,
         delta_share=_delta_share(stats) if one.job.deltas else None,
-        delta_ratio=math.sqrt(stats.delta / base) if one.job.deltas and base > 0 else None,
+        delta_ratio=math.sqrt(stats.delta / stats.source) if one.job.deltas and stats.source > 0 else None,
     )
 
 
