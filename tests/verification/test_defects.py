@@ -328,3 +328,17 @@ def test_hugging_face_folder(model: Path, adapter: Path, tmp_path: Path) -> None
     config = tmp_path / "merged" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 319}))
     assert any("vocab_size" in line for line in says(verify(tmp_path / "merged")))
+
+
+@pytest.mark.parametrize("outtype", ["f16", "q8_0", "q4_0", "q4_k_m"])
+def test_any_bit(outtype: str, model: Path, converted: Callable[..., Path], tmp_path: Path) -> None:
+    """One bit, anywhere in the data: its tensor alone is off."""
+    file = GgufParts.read(converted(outtype))
+    rng = np.random.default_rng(2)
+    for _ in range(15):
+        part = file.parts[rng.integers(len(file.parts))]
+        at, bit = int(rng.integers(len(part.data))), int(rng.integers(8))
+        part.data[at] ^= 1 << bit
+        found = verify(file.write(tmp_path / "flipped.gguf"), against=model)
+        part.data[at] ^= 1 << bit
+        assert [check.name for check in found.off] == [part.name], (at, bit)
