@@ -21,7 +21,9 @@ struct Q6_K {
 
   using Search = SignedSearch<16, 32>;  // lane s: sub-block s
 
+  // The payload of a NaN would show in the levels, and compilers and instruction sets pass on different ones.
   FASTCONV_INLINE static I32 levels(F32 scaled) {
+    scaled = select(equal(scaled, scaled), scaled, splat(__builtin_nanf("")));
     return max(min(nearest_int(scaled), splat(31)), splat(-32)) + splat(32);
   }
 

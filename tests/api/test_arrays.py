@@ -17,7 +17,11 @@ from fastconv.types import TYPES
 from tests.kernels import ggml
 from tests.oracle import blocks as oracle
 
-GGML_TYPES = tuple(name for name, t in TYPES.items() if t.encodes and t.ggml_type >= 0 and t.block_size > 1)
+GGML_TYPES = tuple(
+    name
+    for name, t in TYPES.items()
+    if t.encodes and t.ggml_type >= 0 and t.block_size > 1 and name not in ggml.OF_ANOTHER_RELEASE
+)
 BLOCK_TYPES = tuple(name for name in GGML_TYPES if not TYPES[name].needs_importance)
 OLD_TYPES = tuple(name for name, info in TYPES.items() if info.encodes and info.ggml_type < 0)
 N_COLS = 512
@@ -50,9 +54,10 @@ def test_float_types_are_those_of_numpy() -> None:
 @pytest.mark.parametrize("type", BLOCK_TYPES)
 def test_decoded_values_are_those_of_gguf(type: str) -> None:
     blocks = ggml.quantize(values(7, N_COLS), type)
-    expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[type.upper()])
     found = fastconv.dequantize(blocks, type)
     assert found.dtype == np.float32
+    # gguf takes IQ types flat only.
+    expected = gguf.quants.dequantize(blocks.ravel(), gguf.GGMLQuantizationType[type.upper()]).reshape(found.shape)
     # gguf may multiply and add in another order; the oracle keeps ggml's.
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
     assert np.array_equal(found, oracle.decode(blocks, type).reshape(found.shape))

@@ -9,7 +9,7 @@ from pathlib import Path
 # pybind11's classes have a metaclass of their own, and those without a constructor take anything to refuse it.
 _OF_PYBIND11 = r"""
 fastconv\._native\.[A-Z]\w+
-fastconv\._native\.(TypeInfo|DeltaStats)\.__init__
+fastconv\._native\.(TypeInfo|DeltaStats|ComparisonStats)\.__init__
 """
 
 

@@ -13,7 +13,11 @@ from fastconv.types import TYPES
 from tests.engine.tensors import Disk, in_memory, job, values
 from tests.kernels import ggml
 
-WEIGHTED = [name for name, info in TYPES.items() if info.encodes and _native.heeds_importance(name)]
+WEIGHTED = [
+    name
+    for name, info in TYPES.items()
+    if info.encodes and _native.heeds_importance(name) and name not in ggml.OF_ANOTHER_RELEASE
+]
 
 
 def importance_of(disk: Disk, sums: np.ndarray, counts: list[float]) -> Importance:
