@@ -60,7 +60,8 @@ def test_decoded_values_are_those_of_gguf(type: str) -> None:
     expected = gguf.quants.dequantize(blocks.ravel(), gguf.GGMLQuantizationType[type.upper()]).reshape(found.shape)
     # gguf may multiply and add in another order; the oracle keeps ggml's.
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    assert np.array_equal(found, oracle.decode(blocks, type).reshape(found.shape))
+    if not type.startswith(("iq1", "iq2", "iq3")):  # whose grids the oracle does without
+        assert np.array_equal(found, oracle.decode(blocks, type).reshape(found.shape))
 
 
 @pytest.mark.parametrize(

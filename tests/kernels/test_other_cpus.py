@@ -91,8 +91,11 @@ def assert_equals_this_machine(program: list[str]) -> None:
             assert got == _native.quantize(x, name, importance=importance).tobytes(), name
         if info.decodes:
             blocks = random_blocks(name, 512).reshape(1, -1)  # one row: planar types store it as a whole
-            got = np.frombuffer(run(program, "decode", name, data=blocks.tobytes()), np.uint32)
-            assert (got == _native.dequantize(blocks, name).view(np.uint32).ravel()).all(), name
+            got = np.frombuffer(run(program, "decode", name, data=blocks.tobytes()), np.float32)
+            want = _native.dequantize(blocks, name).ravel()
+            # Which NaN a NaN scale gives depends on the order of a product, which compilers choose.
+            same = (got.view(np.uint32) == want.view(np.uint32)) | (np.isnan(got) & np.isnan(want))
+            assert same.all(), name
     y = rows.kinds()["gaussian"].ravel()[:1013].copy()
     assert np.frombuffer(run(program, "max_abs", data=y.tobytes()), np.float32)[0] == _native.max_abs(y)
     assert np.frombuffer(run(program, "sum_of_squares", data=y.tobytes()), np.float64)[0] == _native.sum_of_squares(y)
