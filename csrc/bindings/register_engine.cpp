@@ -11,10 +11,12 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/register.hpp"
+#include "engine/input_files.hpp"
 #include "engine/job.hpp"
 #include "engine/run.hpp"
 #include "engine/source_reader.hpp"
 #include "engine/validate.hpp"
+#include "io/fault_guard.hpp"
 #include "io/storage.hpp"
 
 namespace py = pybind11;
@@ -59,8 +61,12 @@ py::array_t<float> read_rows(const Source& source, int64_t start, int64_t stop) 
   require_values(source);
   float* const data = rows.mutable_data();
   const py::gil_scoped_release released;
+  const FaultGuard guard;
   const SourceReader reader(source, false, kernels());
   if (source.n_cols > 0) reader.read(start, stop, 0, source.n_cols, data);
+  InputFiles inputs;
+  inputs.add(source);
+  inputs.check_lost();
   return rows;
 }
 
@@ -118,7 +124,7 @@ void register_errors(py::module_& m) {
       const auto args = py::make_tuple(e.job, e.row, e.col, e.value, std::string(type_info(e.type).name));
       PyErr_SetObject(non_finite.ptr(), args.ptr());
     } catch (const InputChanged& e) {
-      PyErr_SetObject(input_changed.ptr(), py::make_tuple(e.device, e.inode).ptr());
+      PyErr_SetObject(input_changed.ptr(), py::make_tuple(e.device, e.inode, e.is_unreadable).ptr());
     } catch (const std::system_error& e) {
       errno = e.code().value();
       PyErr_SetFromErrno(PyExc_OSError);

@@ -32,6 +32,8 @@ Comparison::Comparison(std::vector<Comparand> tensors, int n_threads, const Kern
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const Comparand& tensor = tensors_[i];
     if (tensor.job.outputs.size() != 1) throw std::invalid_argument("a comparison is with one output");
+    inputs_.add(tensor.job);
+    if (tensor.stored) inputs_.add(*tensor.stored);
     prepared_.push_back(std::make_unique<PreparedJob>(tensor.job, i, 1, 0, kernels));
     stored_.push_back(stored_reader(tensor, kernels));
     const Type written = tensor.job.outputs[0].type;
@@ -78,12 +80,13 @@ void Comparison::compare_chunk(size_t chunk, Comparer& comparer) {
   const std::optional<FileRange> stored = stored_range(chunks_[chunk]);
   pages_->begin(chunk);
   if (stored) {
-    if (!stored->file->unchanged()) throw InputChanged(stored->file->identity());
+    if (!stored->file->unchanged()) throw InputChanged(*stored->file);
     if (!stored->file->cached(stored->begin) || !stored->file->cached(stored->end - 1))
       stored->file->read_ahead(stored->begin, stored->end);
   }
   const ComparedTensor& tensor = compared_[chunks_[chunk].job];
   found_[chunk] = comparer.compare(tensor, span, cancelled_);
+  inputs_.check_lost();
   pages_->finish(chunk);
   // Whoever of two neighbours ends last gives back the pages that they share.
   if (stored) stored->file->release(stored->begin, stored->end);
@@ -105,6 +108,7 @@ bool Comparison::wait(double seconds) {
   if (!ended) return false;
   if (error_) std::rethrow_exception(error_);
   if (cancelled_) throw std::runtime_error("the comparison was cancelled");
+  inputs_.check_unchanged();
   return true;
 }
 

@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "engine/comparer.hpp"
+#include "engine/input_files.hpp"
 #include "engine/page_keeper.hpp"
+#include "io/fault_guard.hpp"
 
 namespace fastconv {
 
@@ -44,8 +46,10 @@ class Comparison {
   void compare_chunk(size_t chunk, Comparer& comparer);
   std::optional<FileRange> stored_range(const Chunk& chunk) const;
 
+  const FaultGuard guard_;
   const KernelTable& kernels_;
   const std::vector<Comparand> tensors_;
+  InputFiles inputs_;
   std::vector<std::unique_ptr<PreparedJob>> prepared_;
   std::vector<std::unique_ptr<SourceReader>> stored_;
   std::vector<ComparedTensor> compared_;

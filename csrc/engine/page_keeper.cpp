@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/input_files.hpp"
+
 namespace fastconv {
 namespace {
 
@@ -25,7 +27,7 @@ std::vector<FileRange> PageKeeper::ranges(size_t chunk) const {
 void PageKeeper::begin(size_t chunk) {
   look_ahead(chunk);
   for (const FileRange& range : ranges(chunk)) {
-    if (!range.file->unchanged()) throw InputChanged(range.file->identity());
+    if (!range.file->unchanged()) throw InputChanged(*range.file);
   }
 }
 

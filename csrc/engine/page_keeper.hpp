@@ -5,20 +5,12 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
 #include <vector>
 
 #include "engine/chunk.hpp"
 #include "engine/prepared_job.hpp"
 
 namespace fastconv {
-
-// An input file is no longer what it was when it was mapped.
-struct InputChanged : std::runtime_error {
-  explicit InputChanged(const MappedFile::Identity& identity)
-      : std::runtime_error("an input file changed"), device(identity.device), inode(identity.inode) {}
-  uint64_t device, inode;
-};
 
 class PageKeeper {
  public:

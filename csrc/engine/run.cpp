@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
-#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -37,6 +36,7 @@ Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOp
   if (options.n_threads < 1) throw std::invalid_argument("a run needs at least one thread");
   if (options.tile_bytes < 0) throw std::invalid_argument("tile_bytes is negative");
   for (int descriptor : descriptors) files_.emplace_back(descriptor, options.direct);
+  for (const Job& job : jobs_) inputs_.add(job);
   for (size_t i = 0; i < jobs_.size(); ++i)
     prepared_.push_back(
         std::make_unique<PreparedJob>(jobs_[i], i, files_.size(), options.tile_bytes, *options.kernels));
@@ -95,6 +95,7 @@ void Run::run_chunk(size_t chunk, Converter& converter) {
   pages_->begin(chunk);
   converter.convert(job, span, cancelled_);
   if (cancelled_.load(std::memory_order_relaxed)) return;
+  inputs_.check_lost();
   pages_->finish(chunk);
   bytes_done_ += job.source.stored_bytes(span.r0, span.r1, span.c0, span.c1);
   if (job.chunks_left.fetch_sub(1) == 1 && job.merger) job.stats = job.merger->finish();
@@ -112,23 +113,20 @@ bool Run::wait(double seconds) {
   std::unique_lock lock(mutex_);
   const bool ended = ended_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return n_working_ == 0; });
   if (!ended) return false;
-  if (error_) std::rethrow_exception(error_);
+  if (error_) rethrow();
   if (cancelled_) throw std::runtime_error("the run was cancelled");
-  check_inputs();
+  inputs_.check_unchanged();
   return true;
 }
 
-void Run::check_inputs() const {
-  std::set<const MappedFile*> files;
-  for (const Job& job : jobs_)
-    for (const Piece& piece : job.source.pieces)
-      if (piece.storage->file() != nullptr) files.insert(piece.storage->file());
-  for (const Job& job : jobs_)
-    for (const Importance& importance : job.importance)
-      for (const Piece& piece : importance.sums.pieces)
-        if (piece.storage->file() != nullptr) files.insert(piece.storage->file());
-  for (const MappedFile* file : files)
-    if (!file->unchanged()) throw InputChanged(file->identity());
+void Run::rethrow() const {
+  try {
+    std::rethrow_exception(error_);
+  } catch (const NonFiniteValue&) {
+    // What is read from a file while it changes can be anything.
+    inputs_.check_unchanged();
+    throw;
+  }
 }
 
 void Run::cancel() {

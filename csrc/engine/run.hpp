@@ -11,9 +11,11 @@
 #include <vector>
 
 #include "engine/converter.hpp"
+#include "engine/input_files.hpp"
 #include "engine/job.hpp"
 #include "engine/page_keeper.hpp"
 #include "engine/writer.hpp"
+#include "io/fault_guard.hpp"
 #include "io/output_file.hpp"
 
 namespace fastconv {
@@ -53,9 +55,11 @@ class Run {
   void work();
   void run_chunk(size_t chunk, Converter& converter);
   void fail(size_t chunk, std::exception_ptr error);
-  void check_inputs() const;
+  [[noreturn]] void rethrow() const;
 
+  const FaultGuard guard_;
   const std::vector<Job> jobs_;
+  InputFiles inputs_;
   const RunOptions options_;
   std::vector<OutputFile> files_;
   std::vector<std::unique_ptr<PreparedJob>> prepared_;

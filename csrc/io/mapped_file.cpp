@@ -50,9 +50,11 @@ MappedFile::MappedFile(int descriptor) : identity_(identify(descriptor)) {
     throw std::system_error(error, std::generic_category(), "mmap");
   }
   data_ = static_cast<std::byte*>(address);
+  guard_.emplace(address, static_cast<size_t>(identity_.size));
 }
 
 MappedFile::~MappedFile() {
+  guard_.reset();
   if (data_ != nullptr) munmap(data_, static_cast<size_t>(identity_.size));
   close(descriptor_);
 }

@@ -4,6 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+
+#include "io/fault_guard.hpp"
 
 namespace fastconv {
 
@@ -29,9 +32,10 @@ class MappedFile {
   // Throws std::system_error or std::invalid_argument like the constructor.
   static Identity identify(int descriptor);
 
-  // Whether the file still is what was mapped. Touching the pages of a file that shrank ends the process, so whoever
-  // is about to touch many asks first.
+  // Whether the file still is what was mapped.
   bool unchanged() const;
+  // Whether pages were touched that are gone, under a FaultGuard: without one that ends the process.
+  bool lost() const { return guard_ && guard_->lost(); }
 
   // The rest is advice: it never fails, and does nothing where the system has no such call. Byte ranges of the file.
 
@@ -47,6 +51,7 @@ class MappedFile {
   int descriptor_ = -1;
   std::byte* data_ = nullptr;
   Identity identity_{};
+  std::optional<GuardedRange> guard_;
 };
 
 }  // namespace fastconv

@@ -16,7 +16,8 @@ std::shared_ptr<Storage> Storage::map_file(int descriptor) {
   mapped.erase(std::remove_if(mapped.begin(), mapped.end(), [](const auto& entry) { return entry.expired(); }),
                mapped.end());
   for (const auto& entry : mapped)
-    if (auto storage = entry.lock(); storage && storage->file_->identity() == identity) return storage;
+    if (auto storage = entry.lock(); storage && storage->file_->identity() == identity && !storage->file_->lost())
+      return storage;
 
   std::shared_ptr<Storage> storage(new Storage);
   storage->file_ = std::make_unique<MappedFile>(descriptor);

@@ -207,13 +207,16 @@ class NonFiniteValue(Exception):
     """args: (job index, row, column, value, type name)."""
 
 class InputChanged(Exception):
-    """args: (st_dev, st_ino) of an input file that is no longer what it was when it was mapped."""
+    """An input file is no longer what it was when it was mapped, or a page of it cannot be read.
+
+    args: (st_dev, st_ino, whether it is the latter).
+    """
 
 def reserve(descriptor: int, size: int) -> None:
     """Gives an open file `size` bytes of room on its disk. Raises OSError."""
 
 def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
-    """Rows [start, stop) decoded to float32."""
+    """Rows [start, stop) decoded to float32. Raises InputChanged."""
 
 def quantize(
     x: np.ndarray, type: str, threads: int = 1, isa: str = "", importance: np.ndarray | None = None

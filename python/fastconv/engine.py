@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from fastconv import _native
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor
-from fastconv.checkpoint.storage import FileStorage
-from fastconv.errors import CheckpointError, NonFiniteError, UsageError
+from fastconv.checkpoint.storage import FileStorage, input_changed
+from fastconv.errors import NonFiniteError, UsageError
 from fastconv.plan.job import TensorJob
 from fastconv.types import TYPES
 
@@ -64,9 +64,11 @@ def run(
     except _native.NonFiniteValue as error:
         raise _non_finite(jobs, *error.args) from None
     except _native.InputChanged as error:
-        raise _input_changed(jobs, error.args) from None
+        raise input_changed(error.args, _input_files(jobs)) from None
     finally:
         native.cancel()
+    for storage in _input_files(jobs):
+        storage.check_unchanged()
     if progress is not None:
         progress(native.bytes_done, total)
     stats = {job.name: stats for job, stats in zip(jobs, native.delta_stats(), strict=True) if stats is not None}
@@ -85,18 +87,21 @@ def compare(
     finite. Raises CheckpointError for an input that changes during the run. After any exception no thread is left.
     """
     jobs = [job for job, _ in pairs]
+    stored = [tensor for _, tensor in pairs if tensor is not None]
     total = 0 if progress is None else input_bytes(jobs)
     native = _native.Comparison(
-        [(_native_job(job), None if stored is None else stored.native()) for job, stored in pairs], threads
+        [(_native_job(job), None if tensor is None else tensor.native()) for job, tensor in pairs], threads
     )
     try:
         while not native.wait(_POLL_SECONDS):
             if progress is not None:
                 progress(native.bytes_done, total)
     except _native.InputChanged as error:
-        raise _input_changed(jobs, error.args, [stored for _, stored in pairs if stored is not None]) from None
+        raise input_changed(error.args, _input_files(jobs, stored)) from None
     finally:
         native.cancel()
+    for storage in _input_files(jobs, stored):
+        storage.check_unchanged()
     if progress is not None:
         progress(native.bytes_done, total)
     return native.stats()
@@ -183,9 +188,8 @@ def _non_finite(
     )
 
 
-def _input_changed(
-    jobs: Sequence[TensorJob], identity: tuple[object, ...], others: Sequence[LazyTensor] = ()
-) -> CheckpointError:
+def _input_files(jobs: Sequence[TensorJob], others: Sequence[LazyTensor] = ()) -> list[FileStorage]:
+    """All files that the jobs read, each once, and those of other tensors."""
     read = (
         tensor
         for job in jobs
@@ -196,8 +200,7 @@ def _input_changed(
         )
     )
     storages = (piece.storage for tensor in (*read, *others) for piece in tensor.pieces)
-    path = next((s.path for s in storages if isinstance(s, FileStorage) and s.identity == identity), None)
-    return CheckpointError("changed while it was converted", file=path, fix="do not modify it during a run")
+    return list(dict.fromkeys(storage for storage in storages if isinstance(storage, FileStorage)))
 
 
 def _cgroup_quotas(membership: Path, root: Path) -> Iterator[float]:

@@ -236,7 +236,7 @@ def test_input_that_changes_is_named(disk: Disk) -> None:
     def touch(*_: int) -> None:
         os.utime(path, (1, 1))
 
-    with open(os.devnull, "wb") as sink, pytest.raises(CheckpointError, match="changed while") as error:
+    with open(os.devnull, "wb") as sink, pytest.raises(CheckpointError, match="changed while it was read") as error:
         engine.run([job(tensor, "f32")], [sink.fileno()], 1, progress=touch)
     assert error.value.file == path
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastconv.checkpoint.foreign_types import stored_bytes
-from fastconv.checkpoint.storage import FileStorage, Storage
+from fastconv.checkpoint.storage import FileStorage, Storage, input_changed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -232,33 +232,36 @@ class LazyTensor:
         return replace(self, n_rows=1, n_cols=self.n_rows, pieces=pieces)
 
     def native(self) -> _native.Source:
-        """The same description for the native engine."""
+        """The same description for the native engine. Raises CheckpointError for a file that cannot be mapped."""
         from fastconv import _native
 
-        return _native.Source(
-            n_rows=self.n_rows,
-            n_cols=self.n_cols,
-            pieces=[
-                _native.Piece(
-                    p.storage.fileno() if isinstance(p.storage, FileStorage) else p.storage.array,
-                    p.type,
-                    p.offset,
-                    p.row_stride,
-                    p.col_stride,
-                    p.row,
-                    p.n_rows,
-                    p.col,
-                    p.n_cols,
-                )
-                for p in self.pieces
-            ],
-            rows=self.rows,
-        )
+        pieces = [_native_piece(piece) for piece in self.pieces]
+        return _native.Source(n_rows=self.n_rows, n_cols=self.n_cols, pieces=pieces, rows=self.rows)
 
     def numpy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [start, stop) of the matrix decoded to float32, (stop - start, n_cols); all of it in its own shape."""
         from fastconv import _native
 
         whole = start == 0 and stop is None
-        matrix = _native.read_rows(self.native(), start, self.n_rows if stop is None else stop)
+        try:
+            matrix = _native.read_rows(self.native(), start, self.n_rows if stop is None else stop)
+        except _native.InputChanged as error:
+            raise input_changed(error.args, [piece.storage for piece in self.pieces]) from None
         return matrix.reshape(self.shape) if whole else matrix
+
+
+def _native_piece(piece: Piece) -> _native.Piece:
+    from fastconv import _native
+
+    storage = piece.storage
+    place = (piece.type, piece.offset, piece.row_stride, piece.col_stride)
+    extent = (piece.row, piece.n_rows, piece.col, piece.n_cols)
+    if not isinstance(storage, FileStorage):
+        return _native.Piece(storage.array, *place, *extent)
+    try:
+        return _native.Piece(storage.fileno(), *place, *extent)
+    except OSError as error:
+        raise storage.unreadable(error.strerror) from None
+    except ValueError:
+        storage.check_unchanged()  # one that shrank no longer holds what its header says
+        raise

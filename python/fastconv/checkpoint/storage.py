@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,15 +34,15 @@ class FileStorage:
             raise CheckpointError(f"cannot be opened ({error.strerror})", file=self.path) from None
         except ValueError:
             raise CheckpointError("is not a path", file=repr(self.path)) from None
-        status = os.fstat(self._fd)
-        self.size: int = status.st_size
-        self.identity = (status.st_dev, status.st_ino)
+        self._status = os.fstat(self._fd)
+        self.size: int = self._status.st_size
+        self.identity = (self._status.st_dev, self._status.st_ino)
 
     def fileno(self) -> int:
         return self._fd
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. Raises CheckpointError when they are not all there."""
+        """Exactly `length` bytes from `offset`. Raises CheckpointError when they are not all there or unreadable."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise CheckpointError(
                 "is truncated",
@@ -51,7 +53,10 @@ class FileStorage:
             )
         chunks: list[bytes] = []
         while length:
-            chunk = os.pread(self._fd, length, offset)
+            try:
+                chunk = os.pread(self._fd, length, offset)
+            except OSError as error:
+                raise self.unreadable(error.strerror) from None
             if not chunk:
                 raise CheckpointError(
                     "shrank while being read",
@@ -62,6 +67,18 @@ class FileStorage:
             offset += len(chunk)
             length -= len(chunk)
         return b"".join(chunks)
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError if the file has been written to since it was opened."""
+        now = os.fstat(self._fd)
+        if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
+            raise self.changed()
+
+    def changed(self) -> CheckpointError:
+        return CheckpointError("changed while it was read", file=self.path, fix="do not modify it during a run")
+
+    def unreadable(self, reason: str | None) -> CheckpointError:
+        return CheckpointError(f"cannot be read ({reason})", file=self.path, fix="check the disk it is on")
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
@@ -85,3 +102,11 @@ class ArrayStorage:
 
 
 Storage = FileStorage | ArrayStorage
+
+
+def input_changed(args: tuple[object, ...], storages: Iterable[Storage]) -> CheckpointError:
+    """What to raise in the place of the native InputChanged with these args. storages: all that may be meant."""
+    *identity, is_unreadable = args
+    files = (storage for storage in storages if isinstance(storage, FileStorage))
+    file = next(file for file in files if file.identity == tuple(identity))
+    return file.unreadable(os.strerror(errno.EIO)) if is_unreadable else file.changed()
