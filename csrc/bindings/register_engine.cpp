@@ -17,6 +17,7 @@
 #include "engine/source_reader.hpp"
 #include "engine/validate.hpp"
 #include "io/fault_guard.hpp"
+#include "io/rename.hpp"
 #include "io/storage.hpp"
 
 namespace py = pybind11;
@@ -139,6 +140,8 @@ void register_engine(py::module_& m) {
   register_errors(m);
   m.def("read_rows", &read_rows, py::arg("source"), py::arg("start"), py::arg("stop"));
   m.def("reserve", &reserve, py::arg("descriptor"), py::arg("size"), py::call_guard<py::gil_scoped_release>());
+  m.def("rename_new", &rename_new, py::arg("old"), py::arg("new"));
+  m.def("exchange_names", &exchange_names, py::arg("one"), py::arg("other"));
   py::class_<Run>(m, "Run")
       .def(py::init([](std::vector<Job> jobs, const std::vector<int>& files, int threads, const std::string& nonfinite,
                        int64_t tile_bytes, const std::string& isa, bool direct) {

@@ -87,7 +87,8 @@ void reserve(int descriptor, int64_t size) {
     fail(errno);
   }
 #endif
-  if (ftruncate(descriptor, size) != 0) fail(errno);
+  while (ftruncate(descriptor, size) != 0)
+    if (errno != EINTR) fail(errno);
 }
 
 }  // namespace fastconv

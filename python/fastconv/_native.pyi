@@ -215,6 +215,12 @@ class InputChanged(Exception):
 def reserve(descriptor: int, size: int) -> None:
     """Gives an open file `size` bytes of room on its disk. Raises OSError."""
 
+def rename_new(old: bytes, new: bytes) -> None:
+    """Gives a file a name that nothing has, in one step. Raises FileExistsError; OSError if there is no such step."""
+
+def exchange_names(one: bytes, other: bytes) -> None:
+    """Gives each of two files the other's name, in one step. Raises OSError."""
+
 def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) decoded to float32. Raises InputChanged."""
 

@@ -16,10 +16,12 @@ from fastconv.adapter.lit_settings import LitLoraOptions, parse_qkv
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
+from fastconv.layout.commit import commit_all
 from fastconv.layout.laid_out import LaidOut
+from fastconv.layout.leftovers import remove_leftovers
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
-from fastconv.layout.sha256_file import SUFFIX, write_sum
+from fastconv.layout.sha256_file import SUFFIX, sum_line
 from fastconv.layout.targets import Layout, layout_for
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
 from fastconv.plan.importance import with_importance
@@ -159,8 +161,9 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
             laid_out, path = planned.laid_out, planned.path
             if planned.folder is not None:
                 path = folders[planned.folder].place(laid_out.name)
-            files.append(stack.push(OutputFile(path, laid_out.size)))
+            files.append(stack.push(OutputFile(path, laid_out.size, overwrite=request.overwrite)))
             files[-1].open()
+            remove_leftovers(files[-1].folder, os.path.basename(path) + SUFFIX)
             for offset, data in laid_out.chunks:
                 files[-1].write(data, offset)
             for copied in laid_out.copied:
@@ -178,13 +181,15 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         for file in files:
             file.sync()
         sums = [file.sha256() if request.checksum else None for file in files]
-        for file in files:
-            file.commit(overwrite=request.overwrite)
+        beside: list[OutputFile] = []
         for file, digest in zip(files, sums, strict=True):
             if digest is not None:
-                write_sum(file.path, digest)
-        for folder in folders.values():
-            folder.commit()
+                line = sum_line(digest, file.path)
+                beside.append(stack.push(OutputFile(file.path + SUFFIX, len(line), overwrite=True)))
+                beside[-1].open()
+                beside[-1].write(line, 0)
+                beside[-1].sync()
+        commit_notes = commit_all([*files, *beside], list(folders.values()))
     return ConversionResult(
         outputs=tuple(
             OutputSummary(planned.path, planned.type.name, planned.laid_out.size, planned.folder, digest)
@@ -195,7 +200,7 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         seconds=time.perf_counter() - start,
         adapters=prepared.adapters,
         delta_ratios=run.delta_ratios,
-        notes=(*prepared.notes, *rounding_notes(prepared.jobs, run.rounded_blocks)),
+        notes=(*prepared.notes, *rounding_notes(prepared.jobs, run.rounded_blocks), *commit_notes),
     )
 
 

@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fastconv: interrupted, no unfinished file is left", file=sys.stderr)
         number = interrupt.args[0] if isinstance(interrupt, _Terminated) else signal.SIGINT
         return 128 + int(number)
+    except MemoryError:
+        print("fastconv: error: there is not enough memory", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         sys.stderr.close()
         return 1

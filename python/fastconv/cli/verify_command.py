@@ -150,11 +150,12 @@ def _check_report(arguments: argparse.Namespace) -> None:
 
 def _write(path: str, text: str) -> None:
     """An older report of that name is replaced."""
+    from fastconv.layout.commit import commit_all
     from fastconv.layout.output_file import OutputFile
 
     data = text.encode("utf-8", "backslashreplace")
-    with OutputFile(path, len(data)) as out:
+    with OutputFile(path, len(data), overwrite=True) as out:
         out.open()
         out.write(data, 0)
         out.sync()
-        out.commit(overwrite=True)
+        commit_all([out])

@@ -1,8 +1,8 @@
 """An output that bears its final name only when it is whole and on disk.
 
 Everything is written to a temporary file in the target's folder; sync() brings it to the disk, commit() gives it the
-name and syncs the folder. Whatever else happens, discard() leaves nothing behind and an older file of that name as it
-was.
+name (commit.py: with all others of the run). Whatever else happens, discard() leaves nothing behind and an older file
+of that name as it was.
 """
 
 from __future__ import annotations
@@ -13,41 +13,47 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from fastconv import _native
 from fastconv.errors import OutputError
 from fastconv.layout.laid_out import Checksum, CopiedBytes
+from fastconv.layout.leftovers import leftover_bytes, lock, remove_leftovers, temporary_name
+from fastconv.layout.rename import exchange, rename_new
 
-PARTIAL_SUFFIX = ".fastconv-partial"
 _COPY_BYTES = 1 << 20
 
 
 class OutputFile:
     """A file of `size` bytes under construction; leaving its context without commit() discards it.
 
-    A signal may come between any two steps, so have the context left in every case before open().
+    overwrite: replace an older file of that name. A signal may come between any two steps, so have the context left in
+    every case before open().
     """
 
-    def __init__(self, path: str, size: int) -> None:
+    def __init__(self, path: str, size: int, *, overwrite: bool = False) -> None:
         self.path = path
         self.size = size
-        folder, self._name = os.path.split(os.path.abspath(path))
-        self._folder = folder
+        self.overwrite = overwrite
+        self.folder, self._name = os.path.split(os.path.abspath(path))
         self._temporary: str | None = None
         self._fd = -1
+        self._is_new = self._is_exchanged = False  # how it was committed
 
     def open(self) -> None:
-        """Make the temporary file and reserve its room. Raises OutputError if the folder is missing, full or closed."""
-        self._temporary = os.path.join(self._folder, f".{self._name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        """Make the temporary file and reserve its room, once what dead runs to this target left is gone.
+
+        Raises OutputError if the folder is missing, full or closed.
+        """
+        remove_leftovers(self.folder, self._name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            self._fd = os.open(self._temporary, flags, 0o666)
-        except OSError as error:
-            self._temporary = None
-            raise OutputError(f"cannot be written ({error.strerror})", file=self.path) from None
-        try:
+            while self._fd < 0:
+                self._temporary = os.path.join(self.folder, temporary_name(self._name))
+                self._fd = os.open(self._temporary, flags, 0o666)
+                if not lock(self._fd):
+                    self._close()
             _native.reserve(self._fd, self.size)
         except OSError as error:
             raise write_error(self.path, error) from None
@@ -60,38 +66,46 @@ class OutputFile:
         try:
             while view:
                 written = os.pwrite(self._fd, view, offset)
+                if written == 0:  # a device that takes nothing would be asked for ever
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 view = view[written:]
                 offset += written
         except OSError as error:
             raise write_error(self.path, error) from None
 
     def copy(self, copied: CopiedBytes) -> None:
-        """Bytes of an input as they are. Raises CheckpointError where it has become shorter."""
+        """Bytes of an input as they are. Raises CheckpointError where it changed or cannot be read."""
         for done in range(0, copied.size, _COPY_BYTES):
             n = min(_COPY_BYTES, copied.size - done)
             self.write(copied.storage.read(copied.start + done, n), copied.offset + done)
+        copied.storage.check_unchanged()
 
     def seal(self, checksum: Checksum) -> None:
         """Store the CRC-32 of data that has been written."""
         crc = 0
-        try:
-            for done in range(0, checksum.size, _COPY_BYTES):
-                n = min(_COPY_BYTES, checksum.size - done)
-                crc = zlib.crc32(os.pread(self._fd, n, checksum.offset + done), crc)
-        except OSError as error:
-            raise write_error(self.path, error) from None
+        for data in self._read(checksum.offset, checksum.size):
+            crc = zlib.crc32(data, crc)
         for place in checksum.places:
             self.write(crc.to_bytes(4, "little"), place)
 
     def sha256(self) -> str:
         """The sum of what has been written, in hexadecimal: one pass over it."""
         digest = hashlib.sha256()
-        try:
-            for done in range(0, self.size, _COPY_BYTES):
-                digest.update(os.pread(self._fd, min(_COPY_BYTES, self.size - done), done))
-        except OSError as error:
-            raise write_error(self.path, error) from None
+        for data in self._read(0, self.size):
+            digest.update(data)
         return digest.hexdigest()
+
+    def _read(self, offset: int, size: int) -> Iterator[bytes]:
+        while size > 0:
+            try:
+                data = os.pread(self._fd, min(_COPY_BYTES, size), offset)
+            except OSError as error:
+                raise write_error(self.path, error) from None
+            if not data:
+                raise OutputError("became shorter while it was written", file=self.path, fix="do not modify it")
+            yield data
+            offset += len(data)
+            size -= len(data)
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk. Raises OutputError if it cannot be."""
@@ -100,39 +114,50 @@ class OutputFile:
         except OSError as error:
             raise write_error(self.path, error) from None
 
-    def commit(self, *, overwrite: bool) -> None:
-        """Take the final name, after sync(). Raises OutputError if that fails or, unless overwrite, it is taken."""
+    def commit(self, *, may_revert: bool = False) -> None:
+        """Take the final name, after sync(). Raises OutputError if that fails or, unless overwrite, it is taken.
+
+        may_revert: an older file is kept for revert() until finish(), where the file system can exchange names.
+        """
         assert self._temporary is not None
         try:
-            if overwrite:
-                os.replace(self._temporary, self.path)
+            if not self.overwrite or (may_revert and not os.path.lexists(self.path)):
+                rename_new(self._temporary, self.path)
+                self._is_new = True
+            elif may_revert and exchange(self._temporary, self.path):
+                self._is_exchanged = True
             else:
-                # A hard link fails where the name exists: no window between a check and the rename.
-                try:
-                    os.link(self._temporary, self.path)
-                except FileExistsError:
-                    raise exists_error(self.path) from None
-                except OSError:
-                    if os.path.lexists(self.path):
-                        raise exists_error(self.path) from None
-                    os.rename(self._temporary, self.path)
-                else:
-                    os.unlink(self._temporary)
-            self._temporary = None
-            sync_folder(self._folder)
+                os.replace(self._temporary, self.path)
+                self._temporary = None
+        except FileExistsError:
+            raise exists_error(self.path) from None
         except OSError as error:
             raise write_error(self.path, error) from None
-        finally:
-            if self._temporary is None:
-                self._close()
+
+    def revert(self) -> None:
+        """Give the name back to what had it before commit(). Does nothing before that, or where it cannot be."""
+        if self._temporary is None:
+            return
+        if self._is_exchanged:
+            exchange(self._temporary, self.path)
+        elif self._is_new:
+            rename_new(self.path, self._temporary)
+        self._is_new = self._is_exchanged = False
+
+    def finish(self) -> None:
+        """Let go of the file, and of the older one that it replaced, after commit()."""
+        if self._is_new:
+            self._temporary = None
+        self.discard()
 
     def discard(self) -> None:
-        """Remove the temporary file. Does nothing after commit()."""
+        """Remove the temporary file. After commit() only an older file can have its name."""
         self._close()
-        if self._temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
+        if self._temporary is not None and not self._is_new:
+            # What cannot be removed is a leftover for the next run.
+            with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
-            self._temporary = None
+        self._temporary = None
 
     def _close(self) -> None:
         if self._fd >= 0:
@@ -157,13 +182,17 @@ def check_targets(
     and are made where they are missing. Raises OutputError.
     """
     needed: dict[int, tuple[str, int]] = {}
+    swept: set[tuple[int, str, str | None]] = set()
     for made in folders:
         if os.path.lexists(made) and not os.path.isdir(made):
             raise OutputError("is no folder", file=made, fix="give --outfile another name")
     for path, size in targets.items():
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.lexists(folder) and os.path.dirname(path) in folders:
-            folder = os.path.dirname(folder)
+        folder, file_name = os.path.split(os.path.abspath(path))
+        name: str | None = file_name
+        if os.path.dirname(path) in folders:
+            name = None
+            if not os.path.lexists(folder):
+                folder, name = os.path.split(folder)
         if os.path.isdir(path):
             raise OutputError("is a folder", file=path, fix="give --outfile a file name")
         if not os.path.isdir(folder):
@@ -180,8 +209,10 @@ def check_targets(
             raise OutputError("cannot be written (no permission for the folder)", file=path)
         device = os.stat(folder).st_dev
         needed[device] = (folder, needed.get(device, ("", 0))[1] + size)
-    for folder, size in needed.values():
+        swept.add((device, folder, name))
+    for device, (folder, size) in needed.items():
         free = shutil.disk_usage(folder).free
+        free += sum(leftover_bytes(where, name) for on, where, name in swept if on == device)
         if free < size:
             raise OutputError(
                 "not enough room", file=folder, found=f"{free} bytes free", expected=f"{size}", fix="free some space"
@@ -196,13 +227,3 @@ def write_error(path: str, error: OSError) -> OutputError:
     """What a failed write means to the user."""
     fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     return OutputError(f"cannot be written ({error.strerror})", file=path, fix=fix)
-
-
-def sync_folder(folder: str) -> None:
-    if os.name != "posix":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -5,12 +5,15 @@ In a folder that exists already the files take their names one by one, each whol
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from types import TracebackType
 
 from fastconv.errors import OutputError
-from fastconv.layout.output_file import PARTIAL_SUFFIX, sync_folder, write_error
+from fastconv.layout.leftovers import lock, remove_leftovers, temporary_name
+from fastconv.layout.output_file import write_error
+from fastconv.layout.rename import rename_new
 
 
 class OutputFolder:
@@ -18,36 +21,64 @@ class OutputFolder:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        self._parent, self._name = os.path.split(self.path)
+        self.folder, self._name = os.path.split(self.path)
         self._temporary: str | None = None
+        self._fd = -1
+        self._is_committed = False
+
+    @property
+    def temporary(self) -> str | None:
+        """The folder that its files come to their place with, where the target does not exist; known after open()."""
+        return self._temporary
 
     def open(self) -> None:
         """Make the temporary folder, unless the folder exists. Raises OutputError if it cannot be made."""
+        remove_leftovers(self.folder, self._name)
         if os.path.isdir(self.path):
-            return
-        self._temporary = os.path.join(self._parent, f".{self._name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}")
+            return remove_leftovers(self.path)
         try:
-            os.mkdir(self._temporary)
+            while self._fd < 0:
+                self._temporary = os.path.join(self.folder, temporary_name(self._name))
+                os.mkdir(self._temporary)
+                with contextlib.suppress(FileNotFoundError):
+                    self._fd = os.open(self._temporary, os.O_RDONLY | os.O_CLOEXEC)
+                if self._fd >= 0 and not lock(self._fd):
+                    self._close()
         except OSError as error:
-            self._temporary = None
             raise write_error(self.path, error) from None
 
     def place(self, name: str) -> str:
         """Where a file of this name is written."""
         return os.path.join(self._temporary or self.path, name)
 
-    def commit(self) -> None:
+    def commit(self, *, may_revert: bool) -> None:
         """Take the final name, once all files have theirs. Raises OutputError if it came to be taken meanwhile."""
         if self._temporary is None:
             return
         try:
-            os.rename(self._temporary, self.path)
-            self._temporary = None
-            sync_folder(self._parent)
+            os.fsync(self._fd)
+            rename_new(self._temporary, self.path)
+            self._is_committed = True
+        except FileExistsError:
+            raise OutputError("appeared during the run", file=self.path, fix="run it again") from None
         except OSError as error:
-            if os.path.lexists(self.path) and self._temporary is not None:
-                raise OutputError("appeared during the run", file=self.path, fix="run it again") from None
             raise write_error(self.path, error) from None
+
+    def revert(self) -> None:
+        """Give the name up again, for discard() to remove what has it. Does nothing before commit()."""
+        if self._is_committed and self._temporary is not None:
+            os.rename(self.path, self._temporary)
+            self._is_committed = False
+
+    def finish(self) -> None:
+        """Leave the folder be, after commit()."""
+        self._temporary = None
+        self._close()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def __enter__(self) -> OutputFolder:
         return self
@@ -55,6 +86,6 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._temporary is not None:
+        if self._temporary is not None and not self._is_committed:
             shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary = None
+        self.finish()

@@ -7,7 +7,6 @@ import os
 import re
 
 from fastconv.errors import CheckpointError
-from fastconv.layout.output_file import OutputFile
 
 SUFFIX = ".sha256"
 _READ_BYTES = 1 << 20
@@ -32,17 +31,6 @@ def sum_line(digest: str, path: str) -> bytes:
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     mark = "\\" if escaped != name else ""
     return os.fsencode(f"{mark}{digest}  {escaped}\n")
-
-
-def write_sum(path: str, digest: str) -> str:
-    """Writes the sum beside the file, in place of an older one. Returns its path. Raises OutputError."""
-    line = sum_line(digest, path)
-    with OutputFile(path + SUFFIX, len(line)) as out:
-        out.open()
-        out.write(line, 0)
-        out.sync()
-        out.commit(overwrite=True)
-    return path + SUFFIX
 
 
 def sum_beside(path: str) -> str | None:

@@ -1,0 +1,66 @@
+"""All outputs of a run take their names together, or none does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+from fastconv.layout.output_file import OutputFile
+from fastconv.layout.output_folder import OutputFolder
+
+
+def commit_all(files: Sequence[OutputFile], folders: Sequence[OutputFolder] = ()) -> list[str]:
+    """Give whole, synced outputs their final names. Returns notes on what could not be made sure of.
+
+    Raises OutputError if one of them cannot have its name; then every name holds what it held before, except on file
+    systems that cannot exchange two names in one step. Once all have theirs nothing fails any more.
+    """
+    new = {folder.temporary for folder in folders}
+    _commit([file for file in files if file.folder in new])
+    outputs: list[OutputFile | OutputFolder] = [*(file for file in files if file.folder not in new), *folders]
+    _commit(outputs)
+    return [note for folder in dict.fromkeys(output.folder for output in outputs) for note in _sync(folder)]
+
+
+def _commit(outputs: Sequence[OutputFile | OutputFolder]) -> None:
+    begun: list[OutputFile | OutputFolder] = []
+    with _signals_held():
+        try:
+            for output in outputs:
+                begun.append(output)
+                output.commit(may_revert=len(outputs) > 1)
+        except BaseException:
+            for output in reversed(begun):
+                with contextlib.suppress(OSError):
+                    output.revert()
+            raise
+        for output in outputs:
+            output.finish()
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Ctrl-C and the like come before or after the block, which takes milliseconds."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _sync(folder: str) -> Iterator[str]:
+    try:
+        sync_folder(folder)
+    except OSError as error:
+        yield f"{folder} cannot be synced ({error.strerror}): a power failure soon may bring older files back"
+
+
+def sync_folder(folder: str) -> None:
+    """Wait until the names in a folder are on the disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
