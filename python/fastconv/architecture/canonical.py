@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastconv.architecture import ggjt_header, gguf_keys
+from fastconv.architecture import gguf_keys
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.architecture.litgpt.marks import holds_lit_names
 from fastconv.architecture.llama import LLAMA
@@ -45,7 +45,7 @@ def canonical_model(
     if checkpoint.format == "gguf":
         model = _from_gguf(checkpoint)
     elif checkpoint.format == "ggjt":
-        model = _from_ggjt(checkpoint, ggjt_header.Given(n_ctx, norm_eps, rope_base))
+        model = _from_ggjt(checkpoint, n_ctx, norm_eps, rope_base)
     elif holds_lit_names(checkpoint.tensors):
         from fastconv.architecture.litgpt.source import model_from_litgpt
 
@@ -131,8 +131,13 @@ def _from_meta(checkpoint: Checkpoint, n_ctx: int | None) -> CanonicalModel:
     return _under_meta_names(checkpoint, joined, params, params_path, n_ctx)
 
 
-def _from_ggjt(checkpoint: Checkpoint, given: ggjt_header.Given) -> CanonicalModel:
+def _from_ggjt(
+    checkpoint: Checkpoint, n_ctx: int | None, norm_eps: float | None, rope_base: float | None
+) -> CanonicalModel:
     """The files of llama.cpp before GGUF: Meta's names, row order and parts."""
+    from fastconv.architecture import ggjt_header
+
+    given = ggjt_header.Given(n_ctx, norm_eps, rope_base)
     joined = _joined_parts(checkpoint, checkpoint.metadata["n_embd"])
     params = ggjt_header.as_params(checkpoint.metadata, joined, checkpoint.path, given)
     model = _under_meta_names(checkpoint, joined, params, checkpoint.path, given.n_ctx)

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from gguf.constants import GGML_QUANT_VERSION, GGUFType, GGUFValueType, Keys, LlamaFileType, RopeScalingType
@@ -20,11 +20,13 @@ from gguf.utility import size_label
 
 from fastconv.architecture.hparams import Hyperparameters, RopeScaling
 from fastconv.architecture.spec import CanonicalModel
-from fastconv.checkpoint.imatrix import ImportanceMatrix
 from fastconv.errors import CheckpointError
 from fastconv.layout.gguf_values import encode_string, encode_value
 from fastconv.plan.file_types import FileType
 from fastconv.vocab.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from fastconv.checkpoint.imatrix import ImportanceMatrix
 
 _TOKENIZER_MODELS = {"spm": "llama", "bpe": "gpt2"}
 # llama.cpp turns bos off for vocabularies of this size (Granite's, and so SmolLM2's).

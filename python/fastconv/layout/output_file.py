@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import zlib
@@ -90,6 +89,8 @@ class OutputFile:
 
     def sha256(self) -> str:
         """The sum of what has been written, in hexadecimal: one pass over it."""
+        import hashlib
+
         digest = hashlib.sha256()
         for data in self._read(0, self.size):
             digest.update(data)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 
-from fastconv.adapter.peft import adapter_file
 from fastconv.errors import AdapterError
 from fastconv.layout.sha256_file import sha256
 from fastconv.request import ConvertRequest
@@ -49,6 +48,8 @@ def version() -> str:
 
 
 def _adapter_sum(path: str) -> str:
+    from fastconv.adapter.peft import adapter_file
+
     file = adapter_file(path) if os.path.isdir(path) else path
     try:
         return sha256(file)

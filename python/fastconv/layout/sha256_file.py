@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 
@@ -16,6 +15,8 @@ _LONGEST = 1 << 16
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """The sum of a file, in hexadecimal; one pass over it. Raises OSError."""
+    import hashlib
+
     digest = hashlib.sha256()
     buffer = bytearray(_READ_BYTES)
     view = memoryview(buffer)
