@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BUILD_DIR ?= build/dev
-PYTEST_FLAGS ?=
+# A file of tests stays in one process: its fixtures take long to make.
+PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 BENCHMARK_FLAGS ?=
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 import gguf  # noqa: E402
 
 from fastconv.plan.file_types import FILE_TYPES  # noqa: E402
+from tests.gguf.carried_cases import header  # noqa: E402
 from tests.gguf.recipe_cases import CASES, OPTIONS, PLAIN, Options, RecipeCase  # noqa: E402
 
 # The cases for which options are recorded as well.
@@ -34,20 +35,7 @@ LINE = re.compile(r"\[ *\d+/ *\d+\] (\S+) .* type = +(\S+), size = .*?(?:\((\S+)
 def write_model(path: Path, case: RecipeCase) -> None:
     facts = case.facts
     writer = gguf.GGUFWriter(path, facts.architecture)
-    writer.add_block_count(facts.n_layer)
-    writer.add_context_length(4096)
-    writer.add_embedding_length(512)
-    writer.add_feed_forward_length(1024)
-    writer.add_head_count(facts.n_head)
-    writer.add_head_count_kv(facts.n_head_kv)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_layer_norm_eps(1e-5)
-    writer.add_vocab_size(320)
-    if facts.n_expert:
-        writer.add_expert_count(facts.n_expert)
-    for key, value in case.keys.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}[type(value)]
-        add(f"{facts.architecture}.{key}", value)
+    header(writer, facts, case.keys)
     size = 0
     for name, shape, kind in case.tensors():
         width = 2 if kind == "bf16" else 4
