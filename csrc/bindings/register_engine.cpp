@@ -11,8 +11,10 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/register.hpp"
+#include "engine/chunk_ledger.hpp"
 #include "engine/input_files.hpp"
 #include "engine/job.hpp"
+#include "engine/memory_plan.hpp"
 #include "engine/run.hpp"
 #include "engine/source_reader.hpp"
 #include "engine/validate.hpp"
@@ -110,9 +112,29 @@ void register_structs(py::module_& m) {
                                 }),
                                 py::arg("name"), py::arg("source"), py::arg("deltas"), py::arg("outputs"),
                                 py::arg("importance") = py::none());
+  py::class_<FinishedChunk>(m, "FinishedChunk")
+      .def(py::init(
+               [](int64_t chunk, uint64_t checksum, double delta_squares, double base_squares, int64_t rounded_blocks) {
+                 return FinishedChunk{chunk, checksum, delta_squares, base_squares, rounded_blocks};
+               }),
+           py::arg("chunk"), py::arg("checksum"), py::arg("delta_squares"), py::arg("base_squares"),
+           py::arg("rounded_blocks"))
+      .def_readonly("chunk", &FinishedChunk::chunk)
+      .def_readonly("checksum", &FinishedChunk::checksum)
+      .def_readonly("delta_squares", &FinishedChunk::delta_squares)
+      .def_readonly("base_squares", &FinishedChunk::base_squares)
+      .def_readonly("rounded_blocks", &FinishedChunk::rounded_blocks);
   py::class_<DeltaStats>(m, "DeltaStats")
       .def_readonly("delta_norm", &DeltaStats::delta_norm)
       .def_readonly("base_norm", &DeltaStats::base_norm);
+}
+
+// The least scratch memory that a run of these jobs gets along with, in bytes.
+int64_t least_memory(const std::vector<Job>& jobs, size_t n_files) {
+  std::vector<std::unique_ptr<PreparedJob>> prepared;
+  for (size_t i = 0; i < jobs.size(); ++i)
+    prepared.push_back(std::make_unique<PreparedJob>(jobs[i], i, n_files, 0, kernels()));
+  return plan_memory(prepared, 1, 1).bytes;
 }
 
 void register_errors(py::module_& m) {
@@ -142,18 +164,27 @@ void register_engine(py::module_& m) {
   m.def("reserve", &reserve, py::arg("descriptor"), py::arg("size"), py::call_guard<py::gil_scoped_release>());
   m.def("rename_new", &rename_new, py::arg("old"), py::arg("new"));
   m.def("exchange_names", &exchange_names, py::arg("one"), py::arg("other"));
+  m.def("least_memory", &least_memory, py::arg("jobs"), py::arg("n_files"));
   py::class_<Run>(m, "Run")
       .def(py::init([](std::vector<Job> jobs, const std::vector<int>& files, int threads, const std::string& nonfinite,
-                       int64_t tile_bytes, const std::string& isa, bool direct) {
-             RunOptions options{threads, policy_by_name(nonfinite), tile_bytes, direct,
-                                isa.empty() ? &kernels() : &kernels(isa)};
+                       int64_t tile_bytes, const std::string& isa, bool direct, int64_t max_memory,
+                       const std::optional<std::vector<FinishedChunk>>& finished) {
+             RunOptions options{threads,    policy_by_name(nonfinite),
+                                tile_bytes, max_memory,
+                                direct,     isa.empty() ? &kernels() : &kernels(isa)};
+             options.keeps_ledger = finished.has_value();
+             if (finished) options.finished = *finished;
              return std::make_unique<Run>(std::move(jobs), files, options);
            }),
            py::arg("jobs"), py::arg("files"), py::arg("threads"), py::arg("nonfinite") = "error",
-           py::arg("tile_bytes") = 0, py::arg("isa") = "", py::arg("direct") = true)
+           py::arg("tile_bytes") = 0, py::arg("isa") = "", py::arg("direct") = true, py::arg("max_memory") = 0,
+           py::arg("finished") = py::none())
       .def("wait", &Run::wait, py::arg("seconds"), py::call_guard<py::gil_scoped_release>())
       .def("cancel", &Run::cancel, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("bytes_done", &Run::bytes_done)
+      .def_property_readonly("n_chunks", &Run::n_chunks)
+      .def_property_readonly("n_chunks_found", &Run::n_chunks_found)
+      .def("take_finished", &Run::take_finished)
       .def("rounded_blocks", &Run::rounded_blocks)
       .def("delta_stats", &Run::delta_stats);
 }

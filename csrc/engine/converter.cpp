@@ -16,18 +16,17 @@ constexpr int64_t kWeightedRows = 8;
 // Elements of a type without blocks that are encoded anew around a value that does not fit.
 constexpr int64_t kCopyGroup = 256;
 
-// Where an element of the folded or unfolded matrix stands in the output.
-int64_t linear(const PreparedJob& job, int64_t row, int64_t col) { return row * job.source.n_cols() + col; }
-
 }  // namespace
 
-void Converter::convert(PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled) {
+Converter::Converted Converter::convert(const PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled) {
   const size_t n_outputs = job.job.outputs.size();
   while (pending_.size() < n_outputs) pending_.push_back(writer_.take());
   for (size_t i = 0; i < n_outputs; ++i) {
     const Output& output = job.job.outputs[i];
-    pending_[i]->begin(output.file, output.offset + row_bytes(output.type, linear(job, chunk.r0, chunk.c0)));
+    pending_[i]->begin(output.file, job.offset_of(output, chunk.r0, chunk.c0));
   }
+  checksums_.assign(n_outputs, {});
+  rounded_blocks_ = 0;
   bool decodes = policy_ != NonFinite::keep;
   for (size_t i = 0; i < n_outputs; ++i) decodes = decodes || !(job.copies[i] || job.repacks[i] != nullptr);
   decodes = decodes && job.decodes;
@@ -43,8 +42,14 @@ void Converter::convert(PreparedJob& job, const Tile& chunk, const std::atomic<b
     for (size_t i = 0; i < n_outputs; ++i) encode(job, tile, i, fits);
     return true;
   });
-  if (cancelled.load(std::memory_order_relaxed)) return;
-  for (size_t i = 0; i < n_outputs; ++i) writer_.put(std::exchange(pending_[i], writer_.take()));
+  if (cancelled.load(std::memory_order_relaxed)) return {};
+  Xxh64 whole;
+  for (size_t i = 0; i < n_outputs; ++i) {
+    put(i, writer_.take());
+    const uint64_t digest = checksums_[i].digest();
+    whole.add(reinterpret_cast<const std::byte*>(&digest), sizeof digest);
+  }
+  return {sums_ ? whole.digest() : 0, rounded_blocks_};
 }
 
 // Decodes and merges the tile into rows_. True if every element fits the outputs, or need not.
@@ -71,13 +76,13 @@ void Converter::report(const PreparedJob& job, const Tile& tile) const {
     const auto failing = std::find_if(outputs.begin(), outputs.end(), [&](const Output& output) {
       return !(std::abs(rows_[i]) <= type_info(output.type).max_abs);
     });
-    const int64_t at = linear(job, tile.r0, tile.c0) + i;
+    const int64_t at = tile.r0 * job.source.n_cols() + tile.c0 + i;
     throw NonFiniteValue(job.index, at / n_cols, at % n_cols, rows_[i], failing->type);
   }
   throw std::logic_error("max_abs disagrees with the elements");
 }
 
-void Converter::encode(PreparedJob& job, const Tile& tile, size_t output, bool fits) {
+void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits) {
   const Type type = job.job.outputs[output].type;
   const TypeKernels& kernels = kernels_.of(type);
   const int64_t n = tile.elements();
@@ -123,12 +128,11 @@ void Converter::encode_weighted(const PreparedJob& job, const Tile& tile, const 
   }
 }
 
-void Converter::repack(PreparedJob& job, const Tile& tile, size_t output, std::byte* dst) {
+void Converter::repack(const PreparedJob& job, const Tile& tile, size_t output, std::byte* dst) {
   const Type from = job.job.source.pieces[0].type;
   stored_.resize(std::max(stored_.size(), static_cast<size_t>(row_bytes(from, tile.elements()))));
   job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, stored_.data());
-  const int64_t rounded = job.repacks[output](stored_.data(), dst, tile.elements());
-  if (rounded > 0) job.rounded_blocks.fetch_add(rounded, std::memory_order_relaxed);
+  rounded_blocks_ += job.repacks[output](stored_.data(), dst, tile.elements());
 }
 
 // Only what does not fit is encoded anew: a block that does must not depend on its tile.
@@ -160,7 +164,13 @@ void Converter::flush_if_full(size_t output) {
   if (pending_[output]->size() < writer_.full()) return;
   std::unique_ptr<WriteBuffer> next = writer_.take();
   pending_[output]->carry_to(*next);
-  writer_.put(std::exchange(pending_[output], std::move(next)));
+  put(output, std::move(next));
+}
+
+void Converter::put(size_t output, std::unique_ptr<WriteBuffer> next) {
+  std::unique_ptr<WriteBuffer> full = std::exchange(pending_[output], std::move(next));
+  if (sums_) checksums_[output].add(full->data(), full->size());
+  writer_.put(std::move(full));
 }
 
 }  // namespace fastconv

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/xxhash64.hpp"
 #include "engine/prefetcher.hpp"
 #include "engine/prepared_job.hpp"
 #include "engine/writer.hpp"
@@ -29,30 +30,40 @@ struct NonFiniteValue : std::exception {
 
 class Converter {
  public:
-  Converter(Writer& writer, NonFinite policy, const KernelTable& kernels)
-      : writer_(writer), policy_(policy), kernels_(kernels) {}
+  // sums: convert() tells checksums.
+  Converter(Writer& writer, NonFinite policy, const KernelTable& kernels, bool sums)
+      : writer_(writer), policy_(policy), kernels_(kernels), sums_(sums) {}
 
+  // checksum: as in FinishedChunk, 0 unless asked for.
+  struct Converted {
+    uint64_t checksum;
+    int64_t rounded_blocks;
+  };
   // Stops between two tiles once `cancelled`. Throws NonFiniteValue, std::system_error.
-  void convert(PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled);
+  Converted convert(const PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled);
 
  private:
   bool read(const PreparedJob& job, const Tile& tile);
   bool holds(const float* x, int64_t n, double max_abs) const;
   [[noreturn]] void report(const PreparedJob& job, const Tile& tile) const;
-  void encode(PreparedJob& job, const Tile& tile, size_t output, bool fits);
+  void encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits);
   void encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output);
-  void repack(PreparedJob& job, const Tile& tile, size_t output, std::byte* dst);
+  void repack(const PreparedJob& job, const Tile& tile, size_t output, std::byte* dst);
   void copy_clamped(const Tile& tile, Type type, std::byte* dst);
   void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
   void prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile);
   void flush_if_full(size_t output);
+  void put(size_t output, std::unique_ptr<WriteBuffer> next);
 
   Writer& writer_;
   const NonFinite policy_;
   const KernelTable& kernels_;
+  const bool sums_;
   std::vector<float> rows_, clamped_;
   std::vector<std::byte> stored_;
   std::vector<std::unique_ptr<WriteBuffer>> pending_;  // per output
+  std::vector<Xxh64> checksums_;                       // per output, of what was put
+  int64_t rounded_blocks_ = 0;
   Merger::Scratch scratch_;
   ImportanceReader::Row importance_;
   Prefetcher prefetcher_;

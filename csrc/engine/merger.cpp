@@ -44,9 +44,15 @@ Merger::Merger(const std::vector<Delta>& deltas, int64_t n_rows, int64_t n_cols,
   if (rank_ > 0 && rank_ > n_cols / rank_) uses_gram_ = false;
 }
 
+void Merger::make_room() {
+  std::call_once(roomy_, [this] {
+    delta_squares_.resize(n_rows_);
+    base_squares_.resize(n_rows_);
+  });
+}
+
 void Merger::prepare() {
-  delta_squares_.resize(n_rows_);
-  base_squares_.resize(n_rows_);
+  make_room();
   std::vector<const float*> a_rows;
   std::vector<float> scales;
   for (auto& part : parts_) {
@@ -125,6 +131,30 @@ void Merger::account(int64_t r0, int64_t r1, const float* rows, Scratch& scratch
     }
     delta_squares_[r0 + r] = std::inner_product(product.begin(), product.end(), b.begin(), 0.0);
   }
+}
+
+int64_t Merger::thread_bytes(int64_t n_rows) const {
+  const int64_t copies = uses_gram_ ? 0 : parts_.size() > 1 ? 2 : 1;  // of the base rows
+  return static_cast<int64_t>(sizeof(float)) * n_rows * (rank_ + copies * n_cols_ + 1) +
+         2 * static_cast<int64_t>(sizeof(double)) * rank_;
+}
+
+int64_t Merger::shared_bytes() const {
+  const int64_t gram = uses_gram_ ? rank_ * rank_ : 0;
+  return static_cast<int64_t>(sizeof(float)) * rank_ * n_cols_ +
+         static_cast<int64_t>(sizeof(double)) * (gram + 2 * n_rows_);
+}
+
+Merger::Squares Merger::squares(int64_t r0, int64_t r1) const {
+  return {std::accumulate(delta_squares_.begin() + r0, delta_squares_.begin() + r1, 0.0),
+          std::accumulate(base_squares_.begin() + r0, base_squares_.begin() + r1, 0.0)};
+}
+
+void Merger::restore(int64_t r0, int64_t r1, const Squares& squares) {
+  make_room();
+  if (r0 == r1) return;
+  delta_squares_[r0] = squares.delta;
+  base_squares_[r0] = squares.base;
 }
 
 DeltaStats Merger::finish() {

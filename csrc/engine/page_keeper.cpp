@@ -12,8 +12,9 @@ constexpr size_t kAheadChunks = 64;
 
 }  // namespace
 
-PageKeeper::PageKeeper(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const std::vector<Chunk>& chunks)
-    : jobs_(jobs), chunks_(chunks), done_(chunks.size()) {}
+PageKeeper::PageKeeper(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const std::vector<Chunk>& chunks,
+                       const ChunkLedger* ledger)
+    : jobs_(jobs), chunks_(chunks), ledger_(ledger), done_(chunks.size()) {}
 
 std::vector<FileRange> PageKeeper::ranges(size_t chunk) const {
   const Tile& span = chunks_[chunk].span;
@@ -35,6 +36,7 @@ void PageKeeper::look_ahead(size_t chunk) {
   const std::unique_lock lock(ahead_mutex_, std::try_to_lock);
   if (!lock) return;
   for (ahead_ = std::max(ahead_, chunk + 1); ahead_ < std::min(chunk + kAheadChunks, chunks_.size()); ++ahead_) {
+    if (ledger_ != nullptr && ledger_->claims(ahead_)) continue;
     // All chunks of a columnar tensor have the same range.
     if (jobs_[chunks_[ahead_].job]->source.columnar() && chunks_[ahead_].span.r0 != 0) continue;
     for (const FileRange& range : ranges(ahead_))

@@ -8,14 +8,17 @@
 #include <vector>
 
 #include "engine/chunk.hpp"
+#include "engine/chunk_ledger.hpp"
 #include "engine/prepared_job.hpp"
 
 namespace fastconv {
 
 class PageKeeper {
  public:
-  // Both must outlive this. chunks: in the order in which they will begin.
-  PageKeeper(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const std::vector<Chunk>& chunks);
+  // All must outlive this. chunks: in the order in which they will begin. ledger: chunks that it claims may need no
+  // reading; nullptr: none.
+  PageKeeper(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const std::vector<Chunk>& chunks,
+             const ChunkLedger* ledger = nullptr);
 
   // Call before and after the work on a chunk. begin() throws InputChanged.
   void begin(size_t chunk);
@@ -29,6 +32,7 @@ class PageKeeper {
 
   const std::vector<std::unique_ptr<PreparedJob>>& jobs_;
   const std::vector<Chunk>& chunks_;
+  const ChunkLedger* const ledger_;
 
   std::mutex ahead_mutex_;
   size_t ahead_ = 0;  // chunks whose pages are cached or asked for

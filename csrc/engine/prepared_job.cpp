@@ -50,4 +50,19 @@ PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t t
   }
 }
 
+ScratchBytes PreparedJob::scratch_bytes() const {
+  const int64_t n = division.tile.n_rows * division.tile.n_cols, tile_bytes = n * static_cast<int64_t>(sizeof(float));
+  // Decoded, and once more clamped.
+  ScratchBytes scratch{2 * tile_bytes, 0, 0};
+  if (merger) {
+    scratch.of_thread += merger->thread_bytes(division.tile.n_rows);
+    scratch.shared = merger->shared_bytes();
+  }
+  if (importance) scratch.of_thread += 2 * source.n_cols() * static_cast<int64_t>(sizeof(float));
+  if (std::any_of(repacks.begin(), repacks.end(), [](RepackFn repack) { return repack != nullptr; }))
+    scratch.of_thread += row_bytes(job.source.pieces[0].type, n);
+  for (const Output& output : job.outputs) scratch.piece = std::max(scratch.piece, row_bytes(output.type, n));
+  return scratch;
+}
+
 }  // namespace fastconv

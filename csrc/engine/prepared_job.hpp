@@ -14,9 +14,23 @@
 
 namespace fastconv {
 
+// What a job takes in memory while it is at work, at most.
+struct ScratchBytes {
+  int64_t of_thread;  // of each thread
+  int64_t shared;     // by all of them
+  int64_t piece;      // added to an output at a time
+};
+
 struct PreparedJob {
   // job must outlive this. tile_bytes 0: the default. Throws std::invalid_argument.
   PreparedJob(const Job& job, size_t index, size_t n_files, int64_t tile_bytes, const KernelTable& kernels);
+
+  // Where an element of `source` stands in an output, in bytes from the file's start.
+  int64_t offset_of(const Output& output, int64_t row, int64_t col) const {
+    return output.offset + row_bytes(output.type, row * source.n_cols() + col);
+  }
+
+  ScratchBytes scratch_bytes() const;
 
   const Job& job;
   size_t index;                                  // among the run's jobs

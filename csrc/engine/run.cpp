@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <new>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 #include "io/storage.hpp"
@@ -45,20 +47,14 @@ Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOp
     append_chunks(i, prepared_[i]->source, prepared_[i]->division.chunk, chunks_);
     prepared_[i]->chunks_left = static_cast<int64_t>(chunks_.size() - before);
   }
-  pages_ = std::make_unique<PageKeeper>(prepared_, chunks_);
+  ledger_ = std::make_unique<ChunkLedger>(files_, options.finished, chunks_.size());
+  pages_ = std::make_unique<PageKeeper>(prepared_, chunks_, ledger_.get());
 
-  const size_t n_threads = std::min<size_t>(options.n_threads, std::max<size_t>(chunks_.size(), 1));
-  size_t most_outputs = 1;
-  for (const Job& job : jobs_) most_outputs = std::max(most_outputs, job.outputs.size());
-  writer_ = std::make_unique<Writer>(files_, n_threads, most_outputs);
+  const size_t wanted = std::min<size_t>(options.n_threads, std::max<size_t>(chunks_.size(), 1));
+  const MemoryPlan plan = plan_memory(prepared_, wanted, options.max_memory);
+  writer_ = std::make_unique<Writer>(files_, plan);
   try {
-    for (size_t i = 0; i < n_threads; ++i) {
-      {
-        const std::lock_guard lock(mutex_);
-        ++n_working_;
-      }
-      threads_.emplace_back([this] { work(); });
-    }
+    start(plan.n_threads);
   } catch (...) {
     cancelled_ = stopped_ = true;
     for (std::thread& thread : threads_) thread.join();
@@ -68,8 +64,27 @@ Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOp
 
 Run::~Run() { cancel(); }
 
+void Run::start(size_t n_threads) {
+  threads_.reserve(n_threads);
+  for (size_t i = 0; i < n_threads; ++i) {
+    {
+      const std::lock_guard lock(mutex_);
+      ++n_working_;
+    }
+    try {
+      threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+      const std::lock_guard lock(mutex_);
+      --n_working_;
+      // A machine that gives no more threads is slower, not out of order.
+      if (i > 0) return;
+      throw std::bad_alloc();
+    }
+  }
+}
+
 void Run::work() {
-  Converter converter(*writer_, options_.nonfinite, *options_.kernels);
+  Converter converter(*writer_, options_.nonfinite, *options_.kernels, options_.keeps_ledger);
   while (!stopped_.load(std::memory_order_relaxed)) {
     const size_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
     if (chunk >= chunks_.size()) break;
@@ -92,13 +107,33 @@ void Run::work() {
 void Run::run_chunk(size_t chunk, Converter& converter) {
   PreparedJob& job = *prepared_[chunks_[chunk].job];
   const Tile& span = chunks_[chunk].span;
-  pages_->begin(chunk);
-  converter.convert(job, span, cancelled_);
-  if (cancelled_.load(std::memory_order_relaxed)) return;
-  inputs_.check_lost();
+  if (!was_done(chunk)) {
+    pages_->begin(chunk);
+    const Converter::Converted converted = converter.convert(job, span, cancelled_);
+    if (cancelled_.load(std::memory_order_relaxed)) return;
+    inputs_.check_lost();
+    job.rounded_blocks += converted.rounded_blocks;
+    if (options_.keeps_ledger) {
+      const Merger::Squares squares = job.merger ? job.merger->squares(span.r0, span.r1) : Merger::Squares{};
+      ledger_->add(
+          {static_cast<int64_t>(chunk), converted.checksum, squares.delta, squares.base, converted.rounded_blocks},
+          writer_->n_put());
+    }
+  }
   pages_->finish(chunk);
   bytes_done_ += job.source.stored_bytes(span.r0, span.r1, span.c0, span.c1);
   if (job.chunks_left.fetch_sub(1) == 1 && job.merger) job.stats = job.merger->finish();
+}
+
+bool Run::was_done(size_t chunk) {
+  PreparedJob& job = *prepared_[chunks_[chunk].job];
+  const Tile& span = chunks_[chunk].span;
+  const FinishedChunk* const found = ledger_->find(chunk, job, span);
+  if (found == nullptr) return false;
+  job.rounded_blocks += found->rounded_blocks;
+  if (job.merger) job.merger->restore(span.r0, span.r1, {found->delta_squares, found->base_squares});
+  ++n_chunks_found_;
+  return true;
 }
 
 void Run::fail(size_t chunk, std::exception_ptr error) {
@@ -138,6 +173,8 @@ void Run::cancel() {
     if (thread.joinable()) thread.join();
   if (writer_) writer_->abort();
 }
+
+std::vector<FinishedChunk> Run::take_finished() { return ledger_->take(writer_->n_written()); }
 
 std::vector<int64_t> Run::rounded_blocks() const {
   std::vector<int64_t> counts;

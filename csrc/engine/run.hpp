@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/chunk_ledger.hpp"
 #include "engine/converter.hpp"
 #include "engine/input_files.hpp"
 #include "engine/job.hpp"
@@ -24,8 +25,11 @@ struct RunOptions {
   int n_threads = 1;
   NonFinite nonfinite = NonFinite::error;
   int64_t tile_bytes = 0;  // 0: the default
+  int64_t max_memory = 0;  // bytes of scratch, which is kept if it can be; 0: no bound
   bool direct = true;      // write past the page cache where the file system can
   const KernelTable* kernels = nullptr;
+  bool keeps_ledger = false;            // tell of finished chunks
+  std::vector<FinishedChunk> finished;  // by an earlier run with the same jobs into the same files
 };
 
 class Run {
@@ -45,6 +49,14 @@ class Run {
   // Stored bytes of the jobs' sources, deltas aside, that were consumed.
   int64_t bytes_done() const { return bytes_done_.load(std::memory_order_relaxed); }
 
+  // Chunks in all, and those found finished.
+  int64_t n_chunks() const { return static_cast<int64_t>(chunks_.size()); }
+  int64_t n_chunks_found() const { return n_chunks_found_.load(std::memory_order_relaxed); }
+
+  // Chunks all of whose bytes went to the files since the last call; they are on the disk after a sync that begins now.
+  // At any time, after a cancel and an error too.
+  std::vector<FinishedChunk> take_finished();
+
   // Per job: blocks that were repacked with their scales rounded, summed over its outputs.
   std::vector<int64_t> rounded_blocks() const;
 
@@ -52,8 +64,11 @@ class Run {
   std::vector<std::optional<DeltaStats>> delta_stats() const;
 
  private:
+  void start(size_t n_threads);
   void work();
   void run_chunk(size_t chunk, Converter& converter);
+  // Whether it was done already; then takes over what was found out about it.
+  bool was_done(size_t chunk);
   void fail(size_t chunk, std::exception_ptr error);
   [[noreturn]] void rethrow() const;
 
@@ -64,11 +79,12 @@ class Run {
   std::vector<OutputFile> files_;
   std::vector<std::unique_ptr<PreparedJob>> prepared_;
   std::vector<Chunk> chunks_;
+  std::unique_ptr<ChunkLedger> ledger_;
   std::unique_ptr<PageKeeper> pages_;
   std::unique_ptr<Writer> writer_;
 
   std::atomic<size_t> next_chunk_{0};
-  std::atomic<int64_t> bytes_done_{0};
+  std::atomic<int64_t> bytes_done_{0}, n_chunks_found_{0};
   std::atomic<bool> stopped_{false}, cancelled_{false};
 
   std::mutex mutex_;

@@ -3,15 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <system_error>
 #include <utility>
 
 namespace fastconv {
 namespace {
-
-// Long writes keep the disk busy, and what a thread takes on at a time makes one; many threads share the room.
-constexpr int64_t kBufferBytes = 5 << 18, kLeastBufferBytes = 64 << 10, kAllBuffersBytes = 32 << 20;
-// Writes under way at a time: enough for the queue of a fast disk.
-constexpr size_t kWriters = 4;
 
 std::byte* allocate(int64_t n_bytes) {
   return static_cast<std::byte*>(::operator new(
@@ -57,17 +53,15 @@ void WriteBuffer::carry_to(WriteBuffer& next) {
   std::memcpy(next.append(carried), data() + size_, static_cast<size_t>(carried));
 }
 
-Writer::Writer(const std::vector<OutputFile>& files, size_t n_holders, size_t n_outputs) : files_(files) {
-  const bool direct = std::any_of(files.begin(), files.end(), [](const OutputFile& file) { return file.direct(); });
-  const size_t n_threads = direct ? kWriters : 0;
-  // A holder that puts a buffer has taken the next one. The rest rides out a disk that halts for a moment.
-  n_buffers_ = n_holders * (n_outputs + 1) + 3 * n_threads;
-  full_ = std::clamp(kAllBuffersBytes / static_cast<int64_t>(n_buffers_), kLeastBufferBytes, kBufferBytes);
+Writer::Writer(const std::vector<OutputFile>& files, const MemoryPlan& plan)
+    : files_(files), plan_(plan), n_buffers_(plan.n_buffers) {
+  // What is given back must find its place also where no memory is left.
+  empty_.reserve(n_buffers_);
+  if (std::none_of(files.begin(), files.end(), [](const OutputFile& file) { return file.direct(); })) return;
   try {
-    for (size_t i = 0; i < n_threads; ++i) threads_.emplace_back([this] { work(); });
-  } catch (...) {
-    abort();
-    throw;
+    for (size_t i = 0; i < plan.n_writers; ++i) threads_.emplace_back([this] { work(); });
+  } catch (const std::system_error&) {
+    // Those that could be had do.
   }
 }
 
@@ -81,7 +75,7 @@ std::unique_ptr<WriteBuffer> Writer::take() {
     --n_buffers_;
     lock.unlock();
     // Room for the first page's lead and for the piece that fills it.
-    return std::make_unique<WriteBuffer>(full_ + kLeastBufferBytes + OutputFile::page_bytes());
+    return std::make_unique<WriteBuffer>(plan_.full_bytes + plan_.piece_bytes + OutputFile::page_bytes());
   }
   std::unique_ptr<WriteBuffer> buffer = std::move(empty_.back());
   empty_.pop_back();
@@ -94,6 +88,8 @@ void Writer::put(std::unique_ptr<WriteBuffer> buffer) {
   {
     const std::lock_guard lock(mutex_);
     if (error_) std::rethrow_exception(error_);
+    buffer->number_ = ++n_put_;
+    if (later) unwritten_.insert(n_put_);
     if (later && !ended_)
       waiting_.push_back(std::move(buffer));
     else
@@ -123,6 +119,7 @@ void Writer::work() {
     }
     lock.lock();
     --n_writing_;
+    if (!error) unwritten_.erase(buffer->number_);
     if (error && !error_) {
       error_ = std::move(error);
       waiting_.clear();
@@ -130,6 +127,16 @@ void Writer::work() {
     empty_.push_back(std::move(buffer));
     changed_.notify_all();
   }
+}
+
+uint64_t Writer::n_put() {
+  const std::lock_guard lock(mutex_);
+  return n_put_;
+}
+
+uint64_t Writer::n_written() {
+  const std::lock_guard lock(mutex_);
+  return unwritten_.empty() ? n_put_ : *unwritten_.begin() - 1;
 }
 
 void Writer::finish() {

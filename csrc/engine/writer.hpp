@@ -9,9 +9,11 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <vector>
 
+#include "engine/memory_plan.hpp"
 #include "io/output_file.hpp"
 
 namespace fastconv {
@@ -41,17 +43,23 @@ class WriteBuffer {
   int64_t capacity_;
   int file_ = 0;
   int64_t offset_ = 0, size_ = 0;
+  uint64_t number_ = 0;  // among those put, from 1
+
+  friend class Writer;
 };
 
 class Writer {
  public:
-  // files must outlive this. n_holders: threads that hold a buffer for each of n_outputs at a time. Throws
-  // std::system_error.
-  Writer(const std::vector<OutputFile>& files, size_t n_holders, size_t n_outputs);
+  // files must outlive this. Where no thread can be had, whoever puts a buffer writes it.
+  Writer(const std::vector<OutputFile>& files, const MemoryPlan& plan);
   ~Writer();
 
   // From how many bytes on a buffer should be put.
-  int64_t full() const { return full_; }
+  int64_t full() const { return plan_.full_bytes; }
+
+  // How many buffers were put so far, and up to which of them all have been written.
+  uint64_t n_put();
+  uint64_t n_written();
 
   // Waits for an empty buffer. Throws what stopped the writing.
   std::unique_ptr<WriteBuffer> take();
@@ -67,11 +75,13 @@ class Writer {
   void write(const WriteBuffer& buffer) const;
 
   const std::vector<OutputFile>& files_;
-  int64_t full_;
+  const MemoryPlan plan_;
   std::mutex mutex_;
   std::condition_variable changed_;
   size_t n_buffers_;  // that may still be made
   size_t n_writing_ = 0;
+  uint64_t n_put_ = 0;
+  std::set<uint64_t> unwritten_;  // numbers of buffers that were put
   bool ended_ = false;
   std::exception_ptr error_;
   std::vector<std::unique_ptr<WriteBuffer>> empty_;

@@ -79,6 +79,18 @@ void OutputFile::write(const std::byte* data, int64_t size, int64_t offset) cons
   write_all(descriptor_, data, size, offset);
 }
 
+int64_t OutputFile::read(std::byte* data, int64_t size, int64_t offset) const {
+  int64_t done = 0;
+  while (done < size) {
+    const ssize_t n = pread(descriptor_, data + done, static_cast<size_t>(size - done), offset + done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(errno);
+    if (n == 0) break;
+    done += n;
+  }
+  return done;
+}
+
 void reserve(int descriptor, int64_t size) {
 #ifdef __linux__
   while (size > 0 && fallocate(descriptor, 0, 0, size) != 0) {

@@ -25,6 +25,10 @@ class OutputFile {
   // file coincide. Throws std::system_error with the system's error number.
   void write(const std::byte* data, int64_t size, int64_t offset) const;
 
+  // Up to `size` bytes from `offset`; returns how many, fewer only at the file's end. The descriptor must be open for
+  // reading too. Throws std::system_error.
+  int64_t read(std::byte* data, int64_t size, int64_t offset) const;
+
  private:
   int descriptor_;
   int direct_descriptor_ = -1;  // of the same file

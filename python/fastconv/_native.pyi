@@ -91,6 +91,29 @@ class DeltaStats:
     @property
     def base_norm(self) -> float: ...
 
+class FinishedChunk:
+    """A piece of a run whose bytes are in the output files. checksum: XXH64 of the XXH64s of its bytes in each.
+
+    delta_squares, base_squares: |dW|^2 and |W|^2 of its rows, 0 without deltas.
+    """
+
+    def __init__(
+        self, chunk: int, checksum: int, delta_squares: float, base_squares: float, rounded_blocks: int
+    ) -> None: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def checksum(self) -> int: ...
+    @property
+    def delta_squares(self) -> float: ...
+    @property
+    def base_squares(self) -> float: ...
+    @property
+    def rounded_blocks(self) -> int: ...
+
+def least_memory(jobs: Sequence[Job], n_files: int) -> int:
+    """Bytes of scratch, at most, of a run of these jobs with one thread and the smallest buffers."""
+
 class Run:
     """A conversion under way in native threads."""
 
@@ -103,10 +126,14 @@ class Run:
         tile_bytes: int = 0,
         isa: str = "",
         direct: bool = True,
+        max_memory: int = 0,
+        finished: Sequence[FinishedChunk] | None = None,
     ) -> None:
         """files: descriptors open for writing. Starts at once. tile_bytes 0: the default.
 
-        direct: past the page cache, where the file system can.
+        direct: past the page cache, where the file system can. max_memory: bytes of scratch, kept where it can be; 0:
+        no bound. finished: chunks that the files, open for reading too, may hold already; None: take_finished() is not
+        called.
         """
 
     def wait(self, seconds: float) -> bool:
@@ -121,6 +148,17 @@ class Run:
     @property
     def bytes_done(self) -> int:
         """Input bytes (base tensors) consumed so far."""
+
+    @property
+    def n_chunks(self) -> int:
+        """Pieces that the work is divided into."""
+
+    @property
+    def n_chunks_found(self) -> int:
+        """Those that the files held already."""
+
+    def take_finished(self) -> list[FinishedChunk]:
+        """Chunks whose bytes all went to the files since the last call, not yet synced. After a cancel too."""
 
     def rounded_blocks(self) -> list[int]:
         """Per job, once done: blocks that were repacked and whose scales had to be rounded, summed over outputs."""

@@ -16,11 +16,14 @@ from fastconv.adapter.lit_settings import LitLoraOptions, parse_qkv
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
+from fastconv.errors import CheckpointError, PlanError
 from fastconv.layout.commit import commit_all
+from fastconv.layout.kept_run import KeptRun, forget_kept, kept_bytes
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.leftovers import remove_leftovers
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
+from fastconv.layout.resume_journal import Facts
 from fastconv.layout.sha256_file import SUFFIX, sum_line
 from fastconv.layout.targets import Layout, layout_for
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
@@ -91,6 +94,11 @@ class Preparation:
     adapters: tuple[AdapterSummary, ...]
     notes: tuple[str, ...]
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The files and folders that appear, each once."""
+        return tuple(dict.fromkeys(planned.folder or planned.path for planned in self.files))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenedSource:
@@ -127,7 +135,7 @@ def prepare(request: ConvertRequest) -> Preparation:
         for laid_out in layout.lay_out(model, tensors, source.vocabulary, file_type, request, recipe)
     )
     check_targets(
-        {file.path: file.laid_out.size for file in files},
+        {file.path: file.laid_out.size - _kept_bytes(request, file) for file in files},
         _input_files(request, checkpoint, adapted.tensors),
         overwrite=request.overwrite,
         folders={file.folder for file in files if file.folder is not None},
@@ -135,6 +143,7 @@ def prepare(request: ConvertRequest) -> Preparation:
     jobs = _jobs(model, tensors, [file.laid_out for file in files])
     jobs, importance_notes = with_importance(jobs, [file.type for file in files], recipe.imatrix)
     check_types(jobs)
+    _check_memory(request, jobs)
     stale = () if request.checksum else tuple(_stale_sums(file.path for file in files))
     notes = (*model.notes, *requantization_notes(jobs), *importance_notes, *stale)
     return Preparation(
@@ -152,8 +161,12 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
     start = time.perf_counter()
     request = prepared.request
     with contextlib.ExitStack() as stack:
+        kept = None
+        if request.resume:
+            kept = stack.push(KeptRun(prepared.targets))
+            kept.open(_facts(prepared))
         names = dict.fromkeys(planned.folder for planned in prepared.files if planned.folder is not None)
-        folders = {name: stack.push(OutputFolder(name)) for name in names}
+        folders = {name: stack.push(OutputFolder(name, is_kept=request.resume)) for name in names}
         for folder in folders.values():
             folder.open()
         files: list[OutputFile] = []
@@ -161,17 +174,32 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
             laid_out, path = planned.laid_out, planned.path
             if planned.folder is not None:
                 path = folders[planned.folder].place(laid_out.name)
-            files.append(stack.push(OutputFile(path, laid_out.size, overwrite=request.overwrite)))
+            files.append(
+                stack.push(OutputFile(path, laid_out.size, overwrite=request.overwrite, is_kept=request.resume))
+            )
             files[-1].open()
             remove_leftovers(files[-1].folder, os.path.basename(path) + SUFFIX)
             for offset, data in laid_out.chunks:
                 files[-1].write(data, offset)
             for copied in laid_out.copied:
                 files[-1].copy(copied)
+            if kept is not None:
+                for offset, size in laid_out.padding():
+                    files[-1].write(bytes(size), offset)
         descriptors = [file.fileno() for file in files]
         threads = request.threads or engine.default_threads()
+        if kept is not None:
+            kept.begin(descriptors)
         try:
-            run = engine.run(prepared.jobs, descriptors, threads, request.nonfinite, progress)
+            run = engine.run(
+                prepared.jobs,
+                descriptors,
+                threads,
+                request.nonfinite,
+                progress,
+                max_memory=request.max_memory,
+                ledger=kept,
+            )
         except OSError as error:
             raise write_error(", ".join(planned.path for planned in prepared.files), error) from None
         for file, planned in zip(files, prepared.files, strict=True):
@@ -190,6 +218,11 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
                 beside[-1].write(line, 0)
                 beside[-1].sync()
         commit_notes = commit_all([*files, *beside], list(folders.values()))
+        if kept is not None:
+            kept.finish()
+        else:
+            forget_kept(prepared.targets)
+    resumed = None if kept is None else kept.note(run.n_pieces_found, run.n_pieces)
     return ConversionResult(
         outputs=tuple(
             OutputSummary(planned.path, planned.type.name, planned.laid_out.size, planned.folder, digest)
@@ -200,7 +233,12 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         seconds=time.perf_counter() - start,
         adapters=prepared.adapters,
         delta_ratios=run.delta_ratios,
-        notes=(*prepared.notes, *rounding_notes(prepared.jobs, run.rounded_blocks), *commit_notes),
+        notes=(
+            *([] if resumed is None else [resumed]),
+            *prepared.notes,
+            *rounding_notes(prepared.jobs, run.rounded_blocks),
+            *commit_notes,
+        ),
     )
 
 
@@ -235,6 +273,8 @@ def convert(
     weights_format: str | None = None,
     checksum: bool = False,
     provenance: bool = False,
+    resume: bool = False,
+    max_memory: int | str | None = None,
     overwrite: bool = False,
     nonfinite: str = "error",
     progress: Progress | None = None,
@@ -245,7 +285,8 @@ def convert(
     outtype: auto or a file type such as q4_0; several write one file each from one read. lora: a path, or several paths
     or (path, scale) pairs, which add up. pure to imatrix: as in llama-quantize; tensor_types: regular expression ->
     type, the first found in a tensor's name counts; imatrix: importance matrix of llama-imatrix, GGUF or .dat.
-    checksum: also write PATH.sha256. provenance: say in GGUF or safetensors metadata what made the file.
+    checksum: also write PATH.sha256. provenance: say in GGUF or safetensors metadata what made the file. resume: keep
+    what is done when interrupted, and go on with what was kept. max_memory: of scratch, bytes or text such as "64M".
     Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
     """
     if isinstance(lora, str | os.PathLike):
@@ -281,10 +322,39 @@ def convert(
         weights_format=weights_format,
         checksum=checksum,
         provenance=provenance,
+        resume=resume,
+        max_memory=None if max_memory is None else byte_size(max_memory),
         overwrite=overwrite,
         nonfinite=nonfinite,
     )
     return execute(prepare(request), progress)
+
+
+def _check_memory(request: ConvertRequest, jobs: Sequence[TensorJob]) -> None:
+    if request.max_memory is None:
+        return
+    least = engine.least_memory(jobs)
+    if least > request.max_memory:
+        raise PlanError(
+            "--max-memory is too little for this conversion",
+            found=f"{request.max_memory} bytes",
+            expected=f"at least {least}",
+        )
+
+
+def _kept_bytes(request: ConvertRequest, planned: PlannedFile) -> int:
+    return min(kept_bytes(planned.path, planned.folder), planned.laid_out.size) if request.resume else 0
+
+
+def _facts(prepared: Preparation) -> Facts:
+    from fastconv.layout.run_facts import run_facts
+
+    folder = os.path.dirname(os.path.abspath(prepared.files[0].folder or prepared.files[0].path))
+    targets = [(planned.path, planned.laid_out) for planned in prepared.files]
+    try:
+        return run_facts(prepared.request, folder, targets, prepared.jobs)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error.strerror})", file=error.filename) from None
 
 
 def _lit_options(request: ConvertRequest) -> LitLoraOptions:

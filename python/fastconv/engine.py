@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fastconv import _native
 from fastconv.adapter.delta import LoraDelta
@@ -28,17 +29,30 @@ _POLL_SECONDS = 0.1
 class RunResult:
     """delta_stats: |dW| and |W|, before the output types round, of every job with a delta, by its name.
 
-    rounded_blocks: by its name, of every job that repacked blocks whose scales the output type had to round.
+    rounded_blocks: by its name, of every job that repacked blocks whose scales the output type had to round. n_pieces:
+    that the work was divided into; n_pieces_found: those that the files held already.
     """
 
     delta_stats: dict[str, _native.DeltaStats]
     bytes_read: int
     rounded_blocks: dict[str, int] = field(default_factory=dict)
+    n_pieces: int = 0
+    n_pieces_found: int = 0
 
     @property
     def delta_ratios(self) -> dict[str, float]:
         """|dW| / |W|; infinite where |W| is 0 and |dW| is not."""
         return {name: _ratio(stats.delta_norm, stats.base_norm) for name, stats in self.delta_stats.items()}
+
+
+class Ledger(Protocol):
+    """Who remembers which pieces are done. claims: pieces that the files may hold already, of the same jobs."""
+
+    @property
+    def claims(self) -> Sequence[_native.FinishedChunk]: ...
+
+    def keep(self, take: Callable[[], list[_native.FinishedChunk]], *, now: bool = False) -> None:
+        """Called now and then; take() gives those that were written since it was called last, not yet synced."""
 
 
 def run(
@@ -47,33 +61,54 @@ def run(
     threads: int,
     nonfinite: str = "error",
     progress: Callable[[int, int], None] | None = None,
+    *,
+    max_memory: int | None = None,
+    ledger: Ledger | None = None,
 ) -> RunResult:
     """Converts every job; returns when all bytes are written (not yet synced).
 
-    descriptors: output files, open for writing, by TensorOutput.file. nonfinite: error, keep or clamp. progress: called
-    now and then with the input bytes consumed so far and `input_bytes(jobs)`. Raises NonFiniteError for a value that an
-    output type cannot hold (unless told to keep or clamp it), CheckpointError for an input that changes during the run,
-    OSError if a write fails. After any exception, KeyboardInterrupt included, no thread writes any more.
+    descriptors: output files, open for writing, by TensorOutput.file; with a ledger for reading too. nonfinite: error,
+    keep or clamp. progress: called now and then with the input bytes consumed so far and `input_bytes(jobs)`.
+    max_memory: bytes of scratch, not less than `least_memory(jobs)`. Raises NonFiniteError for a value that an output
+    type cannot hold (unless told to keep or clamp it), CheckpointError for an input that changes during the run or that
+    cannot be mapped, OSError if a write fails, MemoryError. After any exception, KeyboardInterrupt included, no thread
+    writes any more.
     """
     total = 0 if progress is None else input_bytes(jobs)
-    native = _native.Run([_native_job(job) for job in jobs], descriptors, threads, nonfinite)
+    claims = None if ledger is None else ledger.claims
+    native = _native.Run(
+        [_native_job(job) for job in jobs],
+        descriptors,
+        threads,
+        nonfinite,
+        max_memory=max_memory or 0,
+        finished=claims,
+    )
+    is_done = False
     try:
         while not native.wait(_POLL_SECONDS):
             if progress is not None:
                 progress(native.bytes_done, total)
+            if ledger is not None:
+                ledger.keep(native.take_finished)
+        is_done = True
     except _native.NonFiniteValue as error:
         raise _non_finite(jobs, *error.args) from None
     except _native.InputChanged as error:
         raise input_changed(error.args, _input_files(jobs)) from None
     finally:
         native.cancel()
+        if ledger is not None and not is_done:
+            # What stopped the run is to be told, not that its remains could not be kept.
+            with contextlib.suppress(OSError):
+                ledger.keep(native.take_finished, now=True)
     for storage in _input_files(jobs):
         storage.check_unchanged()
     if progress is not None:
         progress(native.bytes_done, total)
     stats = {job.name: stats for job, stats in zip(jobs, native.delta_stats(), strict=True) if stats is not None}
     rounded = {job.name: count for job, count in zip(jobs, native.rounded_blocks(), strict=True) if count}
-    return RunResult(stats, native.bytes_done, rounded)
+    return RunResult(stats, native.bytes_done, rounded, native.n_chunks, native.n_chunks_found)
 
 
 def compare(
@@ -110,6 +145,12 @@ def compare(
 def input_bytes(jobs: Sequence[TensorJob]) -> int:
     """Stored bytes of all that the jobs read, adapters aside; a row that is drawn twice counts twice."""
     return sum(_stored_bytes(job.source) for job in jobs)
+
+
+def least_memory(jobs: Sequence[TensorJob]) -> int:
+    """Bytes of scratch, at most, of a run with one thread and the smallest buffers."""
+    n_files = 1 + max((output.file for job in jobs for output in job.outputs), default=0)
+    return _native.least_memory([_native_job(job) for job in jobs], n_files)
 
 
 def instruction_set() -> str:

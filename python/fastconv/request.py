@@ -49,7 +49,8 @@ class ConvertRequest:
     lora_alpha, lora_r, lora_qkv ("q,v"), lora_layout: of Lit-GPT's LoRAs, None: as they say themselves.
     litgpt_layout: of the QKV that --to litgpt writes.
 
-    checksum: write the SHA-256 of each file beside it. provenance: say in the file what made it.
+    checksum: write the SHA-256 of each file beside it. provenance: say in the file what made it. resume: keep what is
+    done when interrupted, and go on with what was kept. max_memory: bytes of scratch, None: no bound.
 
     Raises UsageError where options contradict each other or name what does not exist.
     """
@@ -83,6 +84,8 @@ class ConvertRequest:
     shard_size: int = DEFAULT_SHARD_SIZE
     checksum: bool = False
     provenance: bool = False
+    resume: bool = False
+    max_memory: int | None = None
     overwrite: bool = False
     nonfinite: str = "error"
 
@@ -126,6 +129,8 @@ class ConvertRequest:
         if self.litgpt_layout not in LITGPT_LAYOUTS:
             expected = f"one of {', '.join(LITGPT_LAYOUTS)}"
             raise UsageError("unknown --litgpt-layout", found=self.litgpt_layout, expected=expected)
+        if self.max_memory is not None and self.max_memory < 1:
+            raise UsageError("--max-memory is out of range", found=self.max_memory, expected="1 or more")
         if self.shard_size < 1:
             raise UsageError("--shard-size is out of range", found=self.shard_size, expected="1 or more")
         if not self.outtypes:

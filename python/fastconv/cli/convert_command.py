@@ -95,6 +95,10 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
     folders.add_argument("--shard-size", default=DEFAULT_SHARD_SIZE, metavar="SIZE", help="largest file (default 5GB)")
     parser.add_argument("--checksum", action="store_true", help="write PATH.sha256 beside every file, and print it")
     parser.add_argument("--provenance", action="store_true", help="say in GGUF or safetensors metadata what made it")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what is done when interrupted; the same command then continues it"
+    )
+    parser.add_argument("--max-memory", metavar="SIZE", help="bound of the scratch memory, such as 64M or 1G")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     types = parser.add_argument_group("types of single tensors (GGUF), as in llama-quantize")
     types.add_argument("--imatrix", metavar="FILE", help="importance matrix of llama-imatrix, GGUF or .dat")
@@ -182,6 +186,8 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         shard_size=byte_size(arguments.shard_size),
         checksum=arguments.checksum,
         provenance=arguments.provenance,
+        resume=arguments.resume,
+        max_memory=None if arguments.max_memory is None else byte_size(arguments.max_memory),
         overwrite=arguments.overwrite,
         nonfinite=arguments.nonfinite,
     )

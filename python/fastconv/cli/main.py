@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastconv: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
-        print("fastconv: interrupted, no unfinished file is left", file=sys.stderr)
+        resumable = getattr(arguments, "resume", False)
+        left = "the same command continues" if resumable else "no unfinished file is left"
+        print(f"fastconv: interrupted, {left}", file=sys.stderr)
         number = interrupt.args[0] if isinstance(interrupt, _Terminated) else signal.SIGINT
         return 128 + int(number)
     except MemoryError:

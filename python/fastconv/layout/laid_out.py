@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fastconv.checkpoint.storage import FileStorage
@@ -56,3 +56,17 @@ class LaidOut:
     copied: tuple[CopiedBytes, ...] = ()
     checksums: tuple[Checksum, ...] = ()
     key_values: Mapping[str, bytes] = field(default_factory=dict)
+
+    def padding(self) -> Iterator[tuple[int, int]]:
+        """(offset, size) of what nothing is written to, so that it is zero."""
+        taken = [
+            *((offset, len(data)) for offset, data in self.chunks),
+            *((tensor.offset, tensor.size) for tensor in self.tensors),
+            *((part.offset, part.size) for part in self.copied),
+            (self.size, 0),
+        ]
+        end = 0
+        for offset, size in sorted(taken):
+            if offset > end:
+                yield end, offset - end
+            end = max(end, offset + size)

@@ -17,6 +17,7 @@ from types import TracebackType
 
 from fastconv import _native
 from fastconv.errors import OutputError
+from fastconv.layout.kept_file import is_resumable, kept_name, open_locked, unlink_locked
 from fastconv.layout.laid_out import Checksum, CopiedBytes
 from fastconv.layout.leftovers import leftover_bytes, lock, remove_leftovers, temporary_name
 from fastconv.layout.rename import exchange, rename_new
@@ -27,14 +28,16 @@ _COPY_BYTES = 1 << 20
 class OutputFile:
     """A file of `size` bytes under construction; leaving its context without commit() discards it.
 
-    overwrite: replace an older file of that name. A signal may come between any two steps, so have the context left in
-    every case before open().
+    overwrite: replace an older file of that name. is_kept: where the run can be resumed, the temporary file stays for
+    that, locked meanwhile, and open() finds it again. A signal may come between any two steps, so have the context left
+    in every case before open().
     """
 
-    def __init__(self, path: str, size: int, *, overwrite: bool = False) -> None:
+    def __init__(self, path: str, size: int, *, overwrite: bool = False, is_kept: bool = False) -> None:
         self.path = path
         self.size = size
         self.overwrite = overwrite
+        self._is_kept = is_kept
         self.folder, self._name = os.path.split(os.path.abspath(path))
         self._temporary: str | None = None
         self._fd = -1
@@ -46,6 +49,8 @@ class OutputFile:
         Raises OutputError if the folder is missing, full or closed.
         """
         remove_leftovers(self.folder, self._name)
+        if self._is_kept:
+            return self._open_kept()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             while self._fd < 0:
@@ -53,6 +58,14 @@ class OutputFile:
                 self._fd = os.open(self._temporary, flags, 0o666)
                 if not lock(self._fd):
                     self._close()
+            _native.reserve(self._fd, self.size)
+        except OSError as error:
+            raise write_error(self.path, error) from None
+
+    def _open_kept(self) -> None:
+        self._temporary = kept_name(self.path)
+        try:
+            self._fd = open_locked(self._temporary)
             _native.reserve(self._fd, self.size)
         except OSError as error:
             raise write_error(self.path, error) from None
@@ -171,7 +184,12 @@ class OutputFile:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.discard()
+        if self._is_kept and self._temporary is not None:
+            if not is_resumable(kind) and self._fd >= 0:
+                unlink_locked(self._temporary, self._fd)
+            self._close()
+        else:
+            self.discard()
 
 
 def check_targets(

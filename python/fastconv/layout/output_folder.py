@@ -11,17 +11,20 @@ import shutil
 from types import TracebackType
 
 from fastconv.errors import OutputError
+from fastconv.layout.kept_file import KEPT_SUFFIX, is_resumable, kept_name
 from fastconv.layout.leftovers import lock, remove_leftovers, temporary_name
 from fastconv.layout.output_file import write_error
 from fastconv.layout.rename import rename_new
+from fastconv.layout.sha256_file import SUFFIX
 
 
 class OutputFolder:
     """Leaving its context without commit() removes what open() made."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, is_kept: bool = False) -> None:
         self.path = os.path.abspath(path)
         self.folder, self._name = os.path.split(self.path)
+        self._is_kept = is_kept
         self._temporary: str | None = None
         self._fd = -1
         self._is_committed = False
@@ -37,6 +40,8 @@ class OutputFolder:
         if os.path.isdir(self.path):
             return remove_leftovers(self.path)
         try:
+            if self._is_kept:
+                return self._open_kept()
             while self._fd < 0:
                 self._temporary = os.path.join(self.folder, temporary_name(self._name))
                 os.mkdir(self._temporary)
@@ -46,6 +51,19 @@ class OutputFolder:
                     self._close()
         except OSError as error:
             raise write_error(self.path, error) from None
+
+    def _open_kept(self) -> None:
+        self._temporary = kept_name(self.path)
+        if os.path.islink(self._temporary) or not os.path.isdir(self._temporary):
+            os.mkdir(self._temporary)
+        self._fd = os.open(self._temporary, os.O_RDONLY | os.O_CLOEXEC)
+        remove_leftovers(self._temporary)
+        # Files that had their names already when the run was interrupted are unfinished again.
+        for entry in list(os.scandir(self._temporary)):
+            if entry.name.endswith(SUFFIX):
+                os.unlink(entry.path)
+            elif not entry.name.endswith(KEPT_SUFFIX):
+                os.replace(entry.path, kept_name(entry.path))
 
     def place(self, name: str) -> str:
         """Where a file of this name is written."""
@@ -86,6 +104,6 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._temporary is not None and not self._is_committed:
+        if self._temporary is not None and not self._is_committed and not (self._is_kept and is_resumable(kind)):
             shutil.rmtree(self._temporary, ignore_errors=True)
         self.finish()

@@ -12,7 +12,7 @@ from fastconv.request import ConvertRequest
 
 PREFIX = "fastconv."
 # Said by other keys, or without influence on the bytes.
-_LEFT_OUT = ("source", "outfile", "adapters", "threads", "overwrite", "checksum", "provenance")
+_LEFT_OUT = ("source", "outfile", "adapters", "threads", "overwrite", "checksum", "provenance", "resume", "max_memory")
 
 
 def provenance(request: ConvertRequest) -> dict[str, str]:

@@ -1,0 +1,71 @@
+"""What outlives an interrupted run under names that the next run knows, so that one process at a time may have it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from fastconv.errors import FastconvError, OutputError
+
+KEPT_SUFFIX = ".resume-partial"
+"""Of unfinished outputs that a later run may go on with."""
+
+
+def kept_name(path: str) -> str:
+    """Where an unfinished file or folder is kept until the run that resumes it."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(folder, f".{name}{KEPT_SUFFIX}")
+
+
+def is_resumable(kind: type[BaseException] | None) -> bool:
+    """Whether a run that ended so can go on: not where its input is at fault, for then it must change."""
+    return kind is None or not issubclass(kind, FastconvError) or issubclass(kind, OutputError)
+
+
+def open_locked(path: str) -> int:
+    """A descriptor, for reading and writing, of a file that is made where it is missing.
+
+    The lock is held until the descriptor is closed. Raises OutputError where another process holds it, OSError where
+    the file cannot be opened or locked.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OutputError("is no regular file", file=path, fix="remove it")
+            _lock(descriptor, path)
+            # Whoever held it may have removed it meanwhile; and a second name would be another file's.
+            if _is_at(path, descriptor) and os.fstat(descriptor).st_nlink == 1:
+                return descriptor
+            if _is_at(path, descriptor):
+                os.unlink(path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def unlink_locked(path: str, descriptor: int) -> None:
+    """Removes the name of a file that is held, if it still is that file's."""
+    if _is_at(path, descriptor):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _lock(descriptor: int, path: str) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError("another run is writing it", file=path, fix="wait for its end") from None
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
