@@ -18,12 +18,11 @@ from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import CheckpointError, PlanError
 from fastconv.layout.commit import commit_all
-from fastconv.layout.kept_run import KeptRun, forget_kept, kept_bytes
+from fastconv.layout.kept_file import forget_kept, kept_bytes
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.leftovers import remove_leftovers
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
-from fastconv.layout.resume_journal import Facts
 from fastconv.layout.sha256_file import SUFFIX, sum_line
 from fastconv.layout.targets import Layout, layout_for
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
@@ -38,6 +37,7 @@ from fastconv.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from fastconv.checkpoint.imatrix import ImportanceMatrix
+    from fastconv.layout.kept_run import KeptRun
 
 # Configurations, tokenizers, chat templates and model cards.
 _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".yaml")
@@ -161,10 +161,9 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
     start = time.perf_counter()
     request = prepared.request
     with contextlib.ExitStack() as stack:
-        kept = None
-        if request.resume:
-            kept = stack.push(KeptRun(prepared.targets))
-            kept.open(_facts(prepared))
+        kept = stack.push(_kept_run(prepared)) if request.resume else None
+        if kept is not None:
+            kept.open()
         names = dict.fromkeys(planned.folder for planned in prepared.files if planned.folder is not None)
         folders = {name: stack.push(OutputFolder(name, is_kept=request.resume)) for name in names}
         for folder in folders.values():
@@ -346,13 +345,14 @@ def _kept_bytes(request: ConvertRequest, planned: PlannedFile) -> int:
     return min(kept_bytes(planned.path, planned.folder), planned.laid_out.size) if request.resume else 0
 
 
-def _facts(prepared: Preparation) -> Facts:
+def _kept_run(prepared: Preparation) -> KeptRun:
+    from fastconv.layout.kept_run import KeptRun
     from fastconv.layout.run_facts import run_facts
 
-    folder = os.path.dirname(os.path.abspath(prepared.files[0].folder or prepared.files[0].path))
-    targets = [(planned.path, planned.laid_out) for planned in prepared.files]
+    folder = os.path.dirname(os.path.abspath(prepared.targets[0]))
+    layouts = [(planned.path, planned.laid_out) for planned in prepared.files]
     try:
-        return run_facts(prepared.request, folder, targets, prepared.jobs)
+        return KeptRun(prepared.targets, run_facts(prepared.request, folder, layouts, prepared.jobs))
     except OSError as error:
         raise CheckpointError(f"cannot be read ({error.strerror})", file=error.filename) from None
 

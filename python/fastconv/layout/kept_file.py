@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
+from collections.abc import Sequence
 
 from fastconv.errors import FastconvError, OutputError
 
 KEPT_SUFFIX = ".resume-partial"
 """Of unfinished outputs that a later run may go on with."""
+JOURNAL_SUFFIX = ".resume"
 
 
 def kept_name(path: str) -> str:
@@ -69,3 +72,56 @@ def _is_at(path: str, descriptor: int) -> bool:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def journal_path(target: str) -> str:
+    """Of the run whose first output, a file or a folder, this is."""
+    folder, name = os.path.split(os.path.abspath(target))
+    return os.path.join(folder, f".{name}{JOURNAL_SUFFIX}")
+
+
+def kept_bytes(target: str, folder: str | None) -> int:
+    """Room on the disk that an unfinished output takes, which a run that resumes it needs no more."""
+    for path in (kept_name(target), *([] if folder is None else [_inside(target, folder)])):
+        with contextlib.suppress(OSError):
+            return os.lstat(path).st_blocks * 512
+    return 0
+
+
+def forget_kept(targets: Sequence[str]) -> None:
+    """Removes what interrupted runs left of outputs that are complete now, unless another run is at it."""
+    with contextlib.suppress(OutputError):
+        if os.path.lexists(journal_path(targets[0])):
+            remove_kept(targets)
+            _remove(journal_path(targets[0]))
+
+
+def remove_kept(targets: Sequence[str]) -> None:
+    """Removes the unfinished outputs, files or folders, of interrupted runs.
+
+    Raises OutputError where another run is at one of them.
+    """
+    for path in dict.fromkeys(kept_name(target) for target in targets):
+        if os.path.isdir(path) and not os.path.islink(path):
+            for entry in os.scandir(path):
+                os.close(_held(entry.path))
+            shutil.rmtree(path, ignore_errors=True)
+        elif os.path.lexists(path):
+            _remove(path)
+
+
+def _inside(target: str, folder: str) -> str:
+    return kept_name(os.path.join(kept_name(folder), os.path.basename(target)))
+
+
+def _remove(path: str) -> None:
+    descriptor = _held(path)
+    unlink_locked(path, descriptor)
+    os.close(descriptor)
+
+
+def _held(path: str) -> int:
+    try:
+        return open_locked(path)
+    except OSError as error:
+        raise OutputError(f"cannot be removed ({error.strerror})", file=path) from None

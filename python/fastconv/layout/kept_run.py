@@ -2,68 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from fastconv import _native
 from fastconv.errors import OutputError
-from fastconv.layout.kept_file import kept_name, open_locked, unlink_locked
-from fastconv.layout.resume_journal import JOURNAL_SUFFIX, Facts, ResumeJournal
-
-
-def journal_path(target: str) -> str:
-    """Of the run whose first output, a file or a folder, this is."""
-    folder, name = os.path.split(os.path.abspath(target))
-    return os.path.join(folder, f".{name}{JOURNAL_SUFFIX}")
-
-
-def kept_bytes(target: str, folder: str | None) -> int:
-    """Room on the disk that an unfinished output takes, which a run that resumes it needs no more."""
-    for path in (kept_name(target), *([] if folder is None else [_inside(target, folder)])):
-        with contextlib.suppress(OSError):
-            return os.lstat(path).st_blocks * 512
-    return 0
-
-
-def forget_kept(targets: Sequence[str]) -> None:
-    """Removes what interrupted runs left of outputs that are complete now, unless another run is at it."""
-    with contextlib.suppress(OutputError):
-        if os.path.lexists(journal_path(targets[0])):
-            remove_kept(targets)
-            _remove(journal_path(targets[0]))
-
-
-def remove_kept(targets: Sequence[str]) -> None:
-    """Removes the unfinished outputs, files or folders, of interrupted runs.
-
-    Raises OutputError where another run is at one of them.
-    """
-    for path in dict.fromkeys(kept_name(target) for target in targets):
-        if os.path.isdir(path) and not os.path.islink(path):
-            for entry in os.scandir(path):
-                os.close(_held(entry.path))
-            shutil.rmtree(path, ignore_errors=True)
-        elif os.path.lexists(path):
-            _remove(path)
+from fastconv.layout.kept_file import journal_path, remove_kept
+from fastconv.layout.resume_journal import Facts, ResumeJournal
 
 
 class KeptRun:
     """Outputs that are kept, with what is known of them. targets: the files and folders that take their names at last.
 
-    note: what came of the earlier run, one line, None where there was none. Its context ends as ResumeJournal's.
+    Its context ends as ResumeJournal's.
     """
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[str], facts: Facts) -> None:
         self._targets = targets
+        self._facts = facts
         self._journal = ResumeJournal(journal_path(targets[0]))
         self._note: str | None = None
 
-    def open(self, facts: Facts) -> None:
+    def open(self) -> None:
         """Takes over what an earlier run left, or removes it. Raises OutputError."""
-        why = self._journal.open(facts)
+        why = self._journal.open(self._facts)
         if why is not None:
             self._note = f"started afresh instead of resuming: {why}"
         if not self._journal.claims:
@@ -107,20 +69,3 @@ class KeptRun:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._journal.__exit__(kind, value, traceback)
-
-
-def _inside(target: str, folder: str) -> str:
-    return kept_name(os.path.join(kept_name(folder), os.path.basename(target)))
-
-
-def _remove(path: str) -> None:
-    descriptor = _held(path)
-    unlink_locked(path, descriptor)
-    os.close(descriptor)
-
-
-def _held(path: str) -> int:
-    try:
-        return open_locked(path)
-    except OSError as error:
-        raise OutputError(f"cannot be removed ({error.strerror})", file=path) from None

@@ -21,8 +21,6 @@ from fastconv.errors import OutputError
 from fastconv.layout.commit import sync_folder
 from fastconv.layout.kept_file import is_resumable, open_locked, unlink_locked
 
-JOURNAL_SUFFIX = ".resume"
-
 Facts = Mapping[str, Mapping[str, str]]
 """Section -> name -> value. Two runs with equal facts write the same bytes in the same pieces."""
 
