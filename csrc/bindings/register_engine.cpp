@@ -162,8 +162,18 @@ void register_engine(py::module_& m) {
   register_errors(m);
   m.def("read_rows", &read_rows, py::arg("source"), py::arg("start"), py::arg("stop"));
   m.def("reserve", &reserve, py::arg("descriptor"), py::arg("size"), py::call_guard<py::gil_scoped_release>());
-  m.def("rename_new", &rename_new, py::arg("old"), py::arg("new"));
-  m.def("exchange_names", &exchange_names, py::arg("one"), py::arg("other"));
+  m.def(
+      "rename_new",
+      [](const py::bytes& from, const py::bytes& to) {
+        rename_new(PyBytes_AsString(from.ptr()), PyBytes_AsString(to.ptr()));
+      },
+      py::arg("old"), py::arg("new"));
+  m.def(
+      "exchange_names",
+      [](const py::bytes& one, const py::bytes& other) {
+        exchange_names(PyBytes_AsString(one.ptr()), PyBytes_AsString(other.ptr()));
+      },
+      py::arg("one"), py::arg("other"));
   m.def("least_memory", &least_memory, py::arg("jobs"), py::arg("n_files"));
   py::class_<Run>(m, "Run")
       .def(py::init([](std::vector<Job> jobs, const std::vector<int>& files, int threads, const std::string& nonfinite,

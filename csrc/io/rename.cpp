@@ -22,11 +22,11 @@ constexpr unsigned kNew = RENAME_EXCL, kExchange = RENAME_SWAP;
 constexpr unsigned kNew = 0, kExchange = 0;
 #endif
 
-void rename_with(const std::string& from, const std::string& to, unsigned flags) {
+void rename_with(const char* from, const char* to, unsigned flags) {
 #if defined(__linux__) && defined(SYS_renameat2)
-  const long failed = syscall(SYS_renameat2, AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags);
+  const long failed = syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, flags);
 #elif defined(__APPLE__)
-  const int failed = renamex_np(from.c_str(), to.c_str(), flags);
+  const int failed = renamex_np(from, to, flags);
 #else
   (void)from, (void)to, (void)flags;
   const int failed = -1;
@@ -37,8 +37,8 @@ void rename_with(const std::string& from, const std::string& to, unsigned flags)
 
 }  // namespace
 
-void rename_new(const std::string& from, const std::string& to) { rename_with(from, to, kNew); }
+void rename_new(const char* from, const char* to) { rename_with(from, to, kNew); }
 
-void exchange_names(const std::string& one, const std::string& other) { rename_with(one, other, kExchange); }
+void exchange_names(const char* one, const char* other) { rename_with(one, other, kExchange); }
 
 }  // namespace fastconv

@@ -16,7 +16,7 @@ from fastconv.adapter.lit_settings import LitLoraOptions, parse_qkv
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
-from fastconv.errors import CheckpointError, PlanError
+from fastconv.errors import CheckpointError, PlanError, system_errors_told
 from fastconv.layout.commit import commit_all
 from fastconv.layout.kept_file import forget_kept, kept_bytes
 from fastconv.layout.laid_out import LaidOut
@@ -111,6 +111,7 @@ class OpenedSource:
     tensors: dict[str, MergedTensor]
 
 
+@system_errors_told()
 def open_source(request: ConvertRequest) -> OpenedSource:
     """The source with its adapters, in the names and rows of the target. Raises a FastconvError with what is wrong."""
     engine.instruction_set()
@@ -122,6 +123,7 @@ def open_source(request: ConvertRequest) -> OpenedSource:
     return OpenedSource(checkpoint, layout, adapted, vocabulary, tensors)
 
 
+@system_errors_told()
 def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
     source = open_source(request)
@@ -156,6 +158,7 @@ def prepare(request: ConvertRequest) -> Preparation:
     )
 
 
+@system_errors_told()
 def execute(prepared: Preparation, progress: Progress | None = None) -> ConversionResult:
     """Write what was prepared. Raises a FastconvError, and leaves no file behind, if that fails."""
     start = time.perf_counter()

@@ -6,7 +6,9 @@ only the command line prints.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 
 class FastconvError(Exception):
@@ -83,3 +85,12 @@ class NonFiniteError(FastconvError):
 
 class OutputError(FastconvError):
     """The target cannot be written: exists, no room, no permission."""
+
+
+@contextlib.contextmanager
+def system_errors_told() -> Iterator[None]:
+    """Turns an OSError that nothing closer by could explain, of a failing disk say, into a FastconvError."""
+    try:
+        yield
+    except OSError as error:
+        raise FastconvError(f"the system refused a call ({error.strerror or error})", file=error.filename) from None

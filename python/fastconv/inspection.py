@@ -10,7 +10,7 @@ from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
-from fastconv.errors import FastconvError
+from fastconv.errors import FastconvError, system_errors_told
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Inspection:
     notes: tuple[str, ...] = ()
 
 
+@system_errors_told()
 def inspect(path: str | os.PathLike[str]) -> Inspection:
     """Look into a model folder, an adapter, or a single file; reads headers only. Raises CheckpointError."""
     path = os.fspath(path)

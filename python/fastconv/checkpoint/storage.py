@@ -30,11 +30,11 @@ class FileStorage:
                 self.path,
                 os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0),
             )
+            self._status = os.fstat(self._fd)
         except OSError as error:
             raise CheckpointError(f"cannot be opened ({error.strerror})", file=self.path) from None
         except ValueError:
             raise CheckpointError("is not a path", file=repr(self.path)) from None
-        self._status = os.fstat(self._fd)
         self.size: int = self._status.st_size
         self.identity = (self._status.st_dev, self._status.st_ino)
 
@@ -70,7 +70,10 @@ class FileStorage:
 
     def check_unchanged(self) -> None:
         """Raises CheckpointError if the file has been written to since it was opened."""
-        now = os.fstat(self._fd)
+        try:
+            now = os.fstat(self._fd)
+        except OSError as error:
+            raise self.unreadable(error.strerror) from None
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
             raise self.changed()
 

@@ -56,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fastconv: error: {where}the system refused a call ({error.strerror or error})", file=sys.stderr)
+        return 1
 
 
 @contextlib.contextmanager

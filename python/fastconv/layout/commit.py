@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 
+from fastconv.errors import OutputError
 from fastconv.layout.output_file import OutputFile
 from fastconv.layout.output_folder import OutputFolder
 
@@ -14,8 +15,8 @@ from fastconv.layout.output_folder import OutputFolder
 def commit_all(files: Sequence[OutputFile], folders: Sequence[OutputFolder] = ()) -> list[str]:
     """Give whole, synced outputs their final names. Returns notes on what could not be made sure of.
 
-    Raises OutputError if one of them cannot have its name; then every name holds what it held before, except on file
-    systems that cannot exchange two names in one step. Once all have theirs nothing fails any more.
+    Raises OutputError if one of them cannot have its name; then every name holds what it held before, unless the disk
+    takes no names back either, or cannot exchange two in one step. Once all have theirs nothing fails any more.
     """
     new = {folder.temporary for folder in folders}
     _commit([file for file in files if file.folder in new])
@@ -31,13 +32,23 @@ def _commit(outputs: Sequence[OutputFile | OutputFolder]) -> None:
             for output in outputs:
                 begun.append(output)
                 output.commit(may_revert=len(outputs) > 1)
-        except BaseException:
-            for output in reversed(begun):
-                with contextlib.suppress(OSError):
-                    output.revert()
-            raise
+        except BaseException as error:
+            replaced = [output.path for output in reversed(begun) if not _is_reverted(output)]
+            if not replaced:
+                raise
+            # A disk that stops to take names at all.
+            raise OutputError(
+                f"{error}; is new already, whole, and could not be given back", file=", ".join(replaced)
+            ) from None
         for output in outputs:
             output.finish()
+
+
+def _is_reverted(output: OutputFile | OutputFolder) -> bool:
+    try:
+        return output.revert()
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

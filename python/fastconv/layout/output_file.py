@@ -148,15 +148,16 @@ class OutputFile:
         except OSError as error:
             raise write_error(self.path, error) from None
 
-    def revert(self) -> None:
-        """Give the name back to what had it before commit(). Does nothing before that, or where it cannot be."""
+    def revert(self) -> bool:
+        """Give the name back to what had it before commit(). Whether it has it; raises OSError."""
         if self._temporary is None:
-            return
-        if self._is_exchanged:
-            exchange(self._temporary, self.path)
-        elif self._is_new:
+            return False
+        if self._is_exchanged and not exchange(self._temporary, self.path):
+            return False
+        if self._is_new:
             rename_new(self.path, self._temporary)
         self._is_new = self._is_exchanged = False
+        return True
 
     def finish(self) -> None:
         """Let go of the file, and of the older one that it replaced, after commit()."""

@@ -26,6 +26,7 @@ class OutputFolder:
         self.folder, self._name = os.path.split(self.path)
         self._is_kept = is_kept
         self._temporary: str | None = None
+        self._names: list[str] = []
         self._fd = -1
         self._is_committed = False
 
@@ -67,6 +68,7 @@ class OutputFolder:
 
     def place(self, name: str) -> str:
         """Where a file of this name is written."""
+        self._names.append(name)
         return os.path.join(self._temporary or self.path, name)
 
     def commit(self, *, may_revert: bool) -> None:
@@ -82,11 +84,12 @@ class OutputFolder:
         except OSError as error:
             raise write_error(self.path, error) from None
 
-    def revert(self) -> None:
-        """Give the name up again, for discard() to remove what has it. Does nothing before commit()."""
+    def revert(self) -> bool:
+        """Give the name up again, so that the folder is removed. True once it is; raises OSError."""
         if self._is_committed and self._temporary is not None:
             os.rename(self.path, self._temporary)
             self._is_committed = False
+        return True
 
     def finish(self) -> None:
         """Leave the folder be, after commit()."""
@@ -105,5 +108,15 @@ class OutputFolder:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._temporary is not None and not self._is_committed and not (self._is_kept and is_resumable(kind)):
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._remove(self._temporary)
         self.finish()
+
+    def _remove(self, temporary: str) -> None:
+        # Without opening it, for there may be no descriptor left, or the disk may not be read any more.
+        for name in self._names:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(temporary, name))
+        try:
+            os.rmdir(temporary)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)

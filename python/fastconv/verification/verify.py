@@ -10,7 +10,7 @@ from dataclasses import replace
 from fastconv import engine
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
-from fastconv.errors import CheckpointError, UsageError
+from fastconv.errors import CheckpointError, UsageError, system_errors_told
 from fastconv.layout.sha256_file import sha256, sum_beside
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.request import ConvertRequest
@@ -53,6 +53,7 @@ def verify(
     )
 
 
+@system_errors_told()
 def verify_request(
     path: str,
     request: ConvertRequest | None,
