@@ -37,9 +37,7 @@ def _commit(outputs: Sequence[OutputFile | OutputFolder]) -> None:
             if not replaced:
                 raise
             # A disk that stops to take names at all.
-            raise OutputError(
-                f"{error}; is new already, whole, and could not be given back", file=", ".join(replaced)
-            ) from None
+            raise OutputError(f"{error}; replaced already, by whole files: {', '.join(replaced)}") from None
         for output in outputs:
             output.finish()
 
