@@ -166,9 +166,8 @@ DeltaStats Merger::finish() {
     give_back_pages(part->b);
   }
   parts_.clear();
-  gram_ = {};
-  delta_squares_ = {};
-  base_squares_ = {};
+  // Assigning {} would keep their memory.
+  for (std::vector<double>* spent : {&gram_, &delta_squares_, &base_squares_}) *spent = std::vector<double>();
   return {std::sqrt(std::max(delta, 0.0)), std::sqrt(base)};
 }
 
