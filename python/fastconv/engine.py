@@ -93,6 +93,8 @@ def run(
                 ledger.keep(native.take_finished)
         is_done = True
     except _native.NonFiniteValue as error:
+        for storage in _input_files(jobs):
+            storage.check_unchanged()  # what is read while a file changes can be anything
         raise _non_finite(jobs, *error.args) from None
     except _native.InputChanged as error:
         raise input_changed(error.args, _input_files(jobs)) from None
