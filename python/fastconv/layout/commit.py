@@ -19,7 +19,10 @@ def commit_all(files: Sequence[OutputFile], folders: Sequence[OutputFolder] = ()
     takes no names back either, or cannot exchange two in one step. Once all have theirs nothing fails any more.
     """
     new = {folder.temporary for folder in folders}
-    _commit([file for file in files if file.folder in new])
+    for file in files:
+        if file.folder in new:  # not final yet: it goes if the folder goes
+            file.commit()
+            file.finish()
     outputs: list[OutputFile | OutputFolder] = [*(file for file in files if file.folder not in new), *folders]
     _commit(outputs)
     return [note for folder in dict.fromkeys(output.folder for output in outputs) for note in _sync(folder)]
