@@ -1,28 +1,24 @@
-"""`fastconv convert`: options -> ConvertRequest, the progress bar and the summary."""
+"""`fastconv convert`: options -> ConvertRequest, and the summary."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastconv.cli.adapter_argument import adapter_argument
+from fastconv.cli.progress_bar import with_bar
+from fastconv.cli.source_options import add_source_options, source_fields
 from fastconv.request import (
     DEFAULT_SHARD_SIZE,
     LITGPT_LAYOUTS,
     NON_FINITE,
     TARGETS,
-    VOCABULARY_KINDS,
     WEIGHTS_FORMATS,
     ConvertRequest,
     byte_size,
     split_tensor_type,
     split_types,
 )
-
-if TYPE_CHECKING:
-    from fastconv.conversion import ConversionResult, Preparation
 
 
 def add_parser(commands: Any) -> None:
@@ -36,12 +32,12 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf") -> None:
-    """The options of `convert`; default_target: of --to."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `convert`."""
     parser.add_argument(
         "source", metavar="SOURCE", help="model folder, or a file: safetensors, PyTorch, GGUF, or GGML, GGMF, GGJT"
     )
-    parser.add_argument("--to", choices=tuple(TARGETS), default=default_target, help="format (default %(default)s)")
+    parser.add_argument("--to", choices=tuple(TARGETS), default="gguf", help="format (default %(default)s)")
     parser.add_argument(
         "--outtype",
         default="auto",
@@ -52,39 +48,15 @@ def add_options(parser: argparse.ArgumentParser, *, default_target: str = "gguf"
     parser.add_argument(
         "-o", "--outfile", "--output", metavar="PATH", help="may hold {type} (default: beside the input, by type)"
     )
-    parser.add_argument(
-        "--lora",
-        "--lora_path",
-        "--lora-path",
-        action="append",
-        default=[],
-        metavar="PATH[:SCALE]",
-        help="adapter to merge, of PEFT or in GGUF, repeatable; adapters add up",
-    )
     parser.add_argument("--concurrency", type=int, metavar="N", help="threads (default: the CPUs this process may use)")
-    parser.add_argument("--vocab-dir", metavar="DIR", help="folder with the tokenizer, if not beside the model")
-    parser.add_argument("--vocabtype", choices=VOCABULARY_KINDS, help="kind of vocabulary (default: detected)")
-    parser.add_argument("--ctx", type=int, metavar="N", help="context length (default: as the model says)")
-    parser.add_argument("--rms-eps", type=float, metavar="X", help="epsilon of the norms, for files that do not say")
-    parser.add_argument("--rope-base", type=float, metavar="X", help="base of the rotary positions, likewise")
     parser.add_argument(
         "--nonfinite",
         choices=NON_FINITE,
         default="error",
         help="NaN, infinity and overflow in the weights (default %(default)s)",
     )
-    lit = parser.add_argument_group("Lit-GPT checkpoints")
-    lit.add_argument("--checkpoint-name", metavar="FILE", help="file in SOURCE, such as lit_model_finetuned.pth")
-    lit.add_argument(
-        "--model-name", metavar="NAME", help="LitGPT's name of the model, if its settings are not beside it"
-    )
-    lit.add_argument("--lora-alpha", type=float, metavar="ALPHA", help="of a LoRA that does not say it")
-    lit.add_argument("--lora-r", type=int, metavar="R", help="its rank, to be checked")
-    lit.add_argument("--lora-qkv", metavar="PARTS", help="which of q, k and v it updates, such as q,v")
-    lit.add_argument(
-        "--lora-layout", metavar="LAYOUT", help="its rows in a QKV of 2023: contiguous, interleaved or chunked"
-    )
-    lit.add_argument(
+    add_source_options(parser)
+    parser.add_argument(
         "--litgpt-layout",
         choices=LITGPT_LAYOUTS,
         default=LITGPT_LAYOUTS[0],
@@ -145,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.verbose and not arguments.json:
         print(report.plan_text(prepared))
-    result = _execute_with_bar(prepared, quiet=arguments.quiet or arguments.json, execute=execute)
+    result = with_bar(lambda progress: execute(prepared, progress), hidden=arguments.quiet or arguments.json)
     seconds = time.perf_counter() - started
     if arguments.json:
         print(report.summary_json(result, seconds))
@@ -161,7 +133,6 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         to=arguments.to,
         outtypes=split_types(arguments.outtype),
         outfile=arguments.outfile,
-        adapters=tuple(adapter_argument(text) for text in arguments.lora),
         pure=arguments.pure,
         leave_output_tensor=arguments.leave_output_tensor,
         output_tensor_type=arguments.output_tensor_type,
@@ -169,18 +140,7 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         tensor_types=tuple(split_tensor_type(text) for text in arguments.tensor_type),
         imatrix=arguments.imatrix,
         threads=arguments.concurrency,
-        vocab_dir=arguments.vocab_dir,
-        vocab_kind=arguments.vocabtype,
         vocab_only=arguments.vocab_only,
-        n_ctx=arguments.ctx,
-        rms_eps=arguments.rms_eps,
-        rope_base=arguments.rope_base,
-        model_name=arguments.model_name,
-        checkpoint_name=arguments.checkpoint_name,
-        lora_alpha=arguments.lora_alpha,
-        lora_r=arguments.lora_r,
-        lora_qkv=arguments.lora_qkv,
-        lora_layout=arguments.lora_layout,
         litgpt_layout=arguments.litgpt_layout,
         weights_format=arguments.format,
         shard_size=byte_size(arguments.shard_size),
@@ -190,15 +150,5 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         max_memory=None if arguments.max_memory is None else byte_size(arguments.max_memory),
         overwrite=arguments.overwrite,
         nonfinite=arguments.nonfinite,
+        **source_fields(arguments),
     )
-
-
-def _execute_with_bar(prepared: Preparation, *, quiet: bool, execute: Any) -> ConversionResult:
-    if quiet or not sys.stderr.isatty():
-        result: ConversionResult = execute(prepared)
-        return result
-    from tqdm import tqdm
-
-    with tqdm(total=prepared.bytes_in, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
-        result = execute(prepared, progress=lambda done, _: bar.update(done - bar.n))
-    return result

@@ -12,19 +12,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastconv import cli
 from fastconv.checkpoint.json_file import read_json_object
-from fastconv.errors import FastconvError
+from fastconv.compat.old_command import run, to_bin_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `fastconv convert --to hf` with the arguments of convert_lit_checkpoint; returns its exit code."""
-    try:
-        arguments = translate(sys.argv[1:] if argv is None else argv)
-    except FastconvError as error:
-        print(f"fastconv: error: {error}", file=sys.stderr)
-        return error.exit_code
-    return cli.main(arguments)
+    return run(translate, argv)
 
 
 def console() -> NoReturn:
@@ -47,15 +41,11 @@ def translate(argv: Sequence[str]) -> list[str]:
             parser.error("give --checkpoint_name with --out_dir, or --checkpoint_path with --output_path")
         source = os.path.join(folder, args.checkpoint_name)
         target = os.path.splitext(source)[0] + ".bin"
-    # The old script replaced its output without a word.
-    translated = ["convert", source, "--to", "hf", "--format", "bin", "--outfile", target, "--overwrite"]
     name = args.model_name
     if args.config_path is not None:
         beside = os.path.dirname(os.path.abspath(args.config_path)) == os.path.dirname(os.path.abspath(source))
         name = None if beside else str(read_json_object(args.config_path).get("name"))
-    if name is not None:
-        translated += ["--model-name", name]
-    return translated
+    return to_bin_file(source, target, name)
 
 
 def _parser() -> argparse.ArgumentParser:

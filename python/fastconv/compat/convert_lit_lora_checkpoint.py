@@ -13,14 +13,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastconv import cli
+from fastconv.compat.old_command import run, to_bin_file
 
 OUTPUT_NAME = "converted_merged_lora_model.bin"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `fastconv convert --to hf` with the arguments of convert_lit_lora_checkpoint; returns its exit code."""
-    return cli.main(translate(sys.argv[1:] if argv is None else argv))
+    return run(translate, argv)
 
 
 def console() -> NoReturn:
@@ -36,11 +36,7 @@ def translate(argv: Sequence[str]) -> list[str]:
     if (args.checkpoint_path is None) == (args.checkpoint_dir is None):
         parser.error("give either --checkpoint_path or --checkpoint_dir")
     source = args.checkpoint_path or os.path.join(args.checkpoint_dir, "lit_model.pth")
-    target = os.path.join(os.path.dirname(source), OUTPUT_NAME)
-    # The old script replaced its output without a word.
-    translated = ["convert", source, "--to", "hf", "--format", "bin", "--outfile", target, "--overwrite"]
-    if args.model_name is not None:
-        translated += ["--model-name", args.model_name]
+    translated = to_bin_file(source, os.path.join(os.path.dirname(source), OUTPUT_NAME), args.model_name)
     if args.merge_lora:
         if args.lora_path is None:
             parser.error("--merge_lora needs --lora_path")

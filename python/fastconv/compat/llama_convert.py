@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fastconv import cli
+from fastconv.compat.old_command import run
 
 _OUTTYPES = ("f32", "f16", "q4_1", "q4_0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `fastconv convert --to ggjt` with the arguments of llama_convert; returns its exit code."""
-    return cli.main(translate(sys.argv[1:] if argv is None else argv))
+    return run(translate, argv)
 
 
 def console() -> NoReturn:

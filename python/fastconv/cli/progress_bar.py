@@ -1,0 +1,25 @@
+"""The bar that a terminal sees while bytes are read; elsewhere there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
+
+
+def with_bar(work: Callable[[Progress | None], Result], *, hidden: bool) -> Result:
+    """What work returns, called with a function to tell it (bytes done, bytes in all), None where no bar is shown."""
+    if hidden or not sys.stderr.isatty():
+        return work(None)
+    from tqdm import tqdm
+
+    with tqdm(total=0, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return work(progress)
