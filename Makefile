@@ -35,11 +35,12 @@ format: $(VENV)/.test
 	$(VENV)/bin/clang-format -i $(CPP_FILES)
 
 # Whole processes are measured as a user has them: in an environment with fastconv alone.
-benchmark: $(VENV)/.package $(VENV)/.benchmark $(VENV)/.alone
+benchmark: $(VENV)/.package $(VENV)/.benchmark $(VENV)/.alone $(VENV)/.test $(VENV)/.litgpt
 	$(VENV)/bin/python benchmarks/kernels.py
 	$(VENV)/bin/python benchmarks/startup.py --python $(VENV)/alone/bin/python
 	$(VENV)/bin/python benchmarks/end_to_end.py --python $(VENV)/alone/bin/python $(BENCHMARK_FLAGS)
 	$(VENV)/bin/python benchmarks/memory.py --python $(VENV)/alone/bin/python
+	$(VENV)/bin/python benchmarks/lit_checkpoints.py --python $(VENV)/alone/bin/python
 	$(VENV)/bin/python benchmarks/report.py --readme
 
 build:

@@ -96,6 +96,27 @@ def table(end_to_end: dict, memory: dict | None) -> str:
     return "\n".join(rows) + "\n\n" + "\n\n".join(notes)
 
 
+def lit_table(found: dict) -> str:
+    """Lit-GPT and its LoRA to Hugging Face's files."""
+    rows = [
+        "| Lit-GPT + LoRA to Hugging Face | fastconv, s | floor, s | over the floor | LitGPT, s | faster by "
+        "| peak, MB | LitGPT's peak, MB |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| {found['model']}, bf16 | {seconds(found, 'fastconv')} | {seconds(found, 'floor')} "
+        f"| {ratio(found, 'fastconv', 'floor')} | {seconds(found, 'LitGPT')} | {ratio(found, 'LitGPT', 'fastconv')} "
+        f"| {found['contenders']['fastconv']['peak_rss'] / 1e6:.0f} "
+        f"| {found['contenders']['LitGPT']['peak_rss'] / 1e6:.0f} |",
+    ]
+    machine = found["machine"]
+    note = (
+        f"lit_model.pth of {found['input_bytes'] / 1e9:.2f} GB in the page cache, a LoRA of query and value, whole "
+        f"processes by turns, {found['threads']} threads, {machine['cpu']} with {machine['cpus']} CPUs. Median "
+        "(min-max). LitGPT 0.5.13: merge_lora and convert_from_litgpt in one process, in bf16. Equal tensors but for "
+        f"the merged ones, which LitGPT rounds more often. {rounds({'cases': {'': found}})}"
+    )
+    return "\n".join(rows) + "\n\n" + note
+
+
 def chart(end_to_end: dict, path: Path) -> None:
     """Horizontal bars on a logarithmic scale, a group for each case."""
     import matplotlib
@@ -140,6 +161,9 @@ def main() -> None:
     memory_file = arguments.results / "memory.json"
     memory = json.loads(memory_file.read_text()) if memory_file.exists() else None
     text = table(end_to_end, memory)
+    lit_file = arguments.results / "lit_checkpoints.json"
+    if lit_file.exists():
+        text += "\n\n" + lit_table(json.loads(lit_file.read_text()))
     (arguments.results / "table.md").write_text(text + "\n")
     chart(end_to_end, arguments.results / "chart.png")
     if arguments.readme:
