@@ -5,12 +5,13 @@ LitGPT runs in processes of its own, from folders that `make` fills beside the e
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,41 +71,84 @@ class Zoo:
         return torch.load(self.root / family / f"logits-{kind}.pt")
 
 
-def run_litgpt(version: str, tasks: Sequence[dict[str, Any]], scratch: Path) -> subprocess.Popen[str]:
-    """Starts LitGPT of a version on tasks of oracle.py; see finish()."""
-    packages = [Path(sys.prefix) / f"litgpt-{version}", Path(sys.prefix) / "litgpt-common"]
-    assert all(path.is_dir() for path in packages), f"{packages[0]} is missing: see .test in the Makefile"
-    script = scratch / f"tasks-{version}-{len(tasks)}.json"
-    script.write_text(json.dumps(tasks))
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, packages)),
-        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # LitGPT of 2024 pickles with protocol 5
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, str(ORACLE), str(script)],
-        env=environment,
-        cwd=scratch,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+class LitGPT:
+    """A version of LitGPT in a process of its own, which takes tasks of oracle.py from the first one on."""
 
+    def __init__(self, version: str, scratch: Path) -> None:
+        self._version, self._scratch = version, scratch
+        self._log = scratch / f"litgpt-{version}.log"
+        self._process: subprocess.Popen[str] | None = None
 
-def finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors[-3000:]
+    def _started(self) -> subprocess.Popen[str]:
+        packages = [Path(sys.prefix) / f"litgpt-{self._version}", Path(sys.prefix) / "litgpt-common"]
+        assert all(path.is_dir() for path in packages), f"{packages[0]} is missing: see .litgpt in the Makefile"
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(map(str, packages)),
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # LitGPT of 2024 pickles with protocol 5
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        with self._log.open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, str(ORACLE)],
+                env=environment,
+                cwd=self._scratch,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def start(self, tasks: Sequence[dict[str, Any]]) -> None:
+        if self._process is None:
+            self._process = self._started()
+        assert self._process.stdin is not None
+        print(json.dumps(tasks), file=self._process.stdin, flush=True)
+
+    def finish(self) -> None:
+        """Waits for what was started last."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "done\n", self._log.read_text()[-3000:]
+
+    def run(self, tasks: Sequence[dict[str, Any]]) -> None:
+        self.start(tasks)
+        self.finish()
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    zoo = Zoo(tmp_path_factory.mktemp("zoo"))
-    for name, family in FAMILIES.items():
-        save_model(zoo, name, family)
-    finish_all = [run_litgpt(version, tasks_of(zoo, version), zoo.root) for version in (TODAY, BEFORE)]
-    for process in finish_all:
-        finish(process)
+def litgpt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LitGPT]]:
+    """By version."""
+    scratch = tmp_path_factory.mktemp("litgpt")
+    processes = {version: LitGPT(version, scratch) for version in (TODAY, BEFORE)}
+    yield processes
+    for process in processes.values():
+        process.close()
+
+
+@pytest.fixture(scope="session")
+def zoo(litgpt: dict[str, LitGPT], tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """Made once, by whichever process of a test run comes first."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    zoo = Zoo(shared / "zoo")
+    done = shared / "zoo-is-complete"
+    with (shared / "zoo-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            zoo.root.mkdir()
+            for name, family in FAMILIES.items():
+                save_model(zoo, name, family)
+            for version, process in litgpt.items():
+                process.start(tasks_of(zoo, version))
+            for process in litgpt.values():
+                process.finish()
+            done.touch()
     return zoo
 
 

@@ -1,6 +1,7 @@
 """Runs in an environment with a LitGPT of some version: its own conversions, merges and logits, for models of ours.
 
-python oracle.py TASKS.json: a list of tasks in order, each {"do": name, ...}; see the functions.
+A line of its input is a JSON list of tasks, each {"do": name, ...}, see the functions; it answers with a line, or
+ends with an error. LitGPT takes seconds to import, so one process serves a whole run.
 """
 
 from __future__ import annotations
@@ -103,14 +104,17 @@ TASKS = {
 
 
 def main() -> None:
-    for task in json.loads(Path(sys.argv[1]).read_text()):
-        task = dict(task)
-        name = task.pop("do")
-        with contextlib.redirect_stdout(io.StringIO()):
-            try:
-                TASKS[name](**task)
-            except Exception as error:
-                raise RuntimeError(f"{name} {task}") from error
+    for line in sys.stdin:
+        for task in json.loads(line):
+            arguments = dict(task)
+            name = arguments.pop("do")
+            with contextlib.redirect_stdout(io.StringIO()):
+                try:
+                    TASKS[name](**arguments)
+                except Exception as error:
+                    raise RuntimeError(f"{name} {arguments}") from error
+        sys.stdout.write("done\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

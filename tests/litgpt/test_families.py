@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastconv import convert
-from tests.litgpt.conftest import BEFORE, TODAY, TOKENS, Zoo, finish, lit_families, run_litgpt
+from tests.litgpt.conftest import BEFORE, TODAY, TOKENS, LitGPT, Zoo, lit_families
 from tests.litgpt.families import FAMILIES
 from tests.models import LlamaShape, write_hf
 
@@ -86,7 +86,7 @@ def test_to_litgpt_and_back(zoo: Zoo, family: str, version: str, tmp_path: Path)
         assert (tmp_path / "hf" / name).read_bytes() == (zoo.hf(family) / name).read_bytes()
 
 
-def test_litgpt_runs_what_is_written(zoo: Zoo, tmp_path: Path) -> None:
+def test_litgpt_runs_what_is_written(zoo: Zoo, litgpt: dict[str, LitGPT], tmp_path: Path) -> None:
     """model_config.yaml is what LitGPT needs to compute the same, and to convert the model itself."""
     import torch
 
@@ -97,7 +97,7 @@ def test_litgpt_runs_what_is_written(zoo: Zoo, tmp_path: Path) -> None:
         tasks.append({"do": "logits", "directory": str(folder), "output": str(folder / "logits"), "tokens": TOKENS})
         if family != "olmo2":  # LitGPT's own way back fails
             tasks.append({"do": "to_hf", "directory": str(folder), "output": str(folder / "own")})
-    finish(run_litgpt(TODAY, tasks, tmp_path))
+    litgpt[TODAY].run(tasks)
     for family in FAMILIES:
         folder = tmp_path / FAMILIES[family].lit_name
         found = torch.load(folder / "logits")
@@ -108,6 +108,48 @@ def test_litgpt_runs_what_is_written(zoo: Zoo, tmp_path: Path) -> None:
             if "lm_head.weight" not in expected:
                 own.pop("lm_head.weight", None)
             assert_same_tensors(own, expected)
+
+
+# What the loader of 5 July 2023 assumes of a setting that lit_config.json leaves out, and the later ones with it.
+DEFAULTS_OF_2023 = {
+    "block_size": 4096,
+    "vocab_size": 50254,
+    "n_layer": 16,
+    "n_head": 32,
+    "n_embd": 4096,
+    "rotary_percentage": 0.25,
+    "parallel_residual": True,
+    "bias": True,
+    "shared_attention_norm": False,
+    "_norm_class": "LayerNorm",
+    "norm_eps": 1e-5,
+    "_mlp_class": "GptNeoxMLP",
+    "rope_base": 10000,
+    "lm_head_bias": False,
+    "gelu_approximate": "none",
+    "scale_embeddings": False,
+}
+NEWER = {"llama3", "mistral", "gemma2", "gemma3", "qwen2", "qwen2_tied", "qwq", "qwen3", "qwen3_moe", "olmo2"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_settings_for_the_loaders_of_2023(zoo: Zoo, family: str, tmp_path: Path) -> None:
+    """lit_config.json, which they insist on and whose keys they must know; none for what they cannot run."""
+    folder = tmp_path / FAMILIES[family].lit_name
+    convert(zoo.hf(family), folder, to="litgpt", litgpt_layout="interleaved")
+    if family in NEWER:
+        assert not (folder / "lit_config.json").exists()
+        return
+    found = json.loads((folder / "lit_config.json").read_text())
+    expected = DEFAULTS_OF_2023 | FAMILIES[family].lit_config() | {"org": ""}
+    expected = {{"mlp_class_name": "_mlp_class"}.get(key, key): value for key, value in expected.items()}
+    expected["_norm_class"] = expected.pop("norm_class_name", "LayerNorm")
+    del expected["hf_config"], expected["name"]
+    if expected["head_size"] == expected["n_embd"] // expected["n_head"]:
+        del expected["head_size"]  # the first loaders compute it and refuse the key
+    assert found.pop("name").startswith(("hf", "Gemma-", "phi-", "Phi-3-", "pythia-", "falcon-", "OLMo-", "stablelm-"))
+    assert DEFAULTS_OF_2023 | {"n_query_groups": expected["n_head"]} | found == expected
+    assert all(value != DEFAULTS_OF_2023.get(key) for key, value in found.items())
 
 
 def test_a_head_that_left_its_embedding(zoo: Zoo, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fastconv import convert
 from fastconv.errors import AdapterError, FastconvError, UsageError
-from tests.litgpt.conftest import BEFORE, LORAS, TODAY, TOKENS, Zoo, finish, lit_families, loras_of, run_litgpt
+from tests.litgpt.conftest import BEFORE, LORAS, TODAY, TOKENS, LitGPT, Zoo, lit_families, loras_of
 from tests.litgpt.families import FAMILIES
 from tests.litgpt.test_families import lit_copy, logits_of, tensors_of
 
@@ -57,22 +57,18 @@ def test_merge_is_litgpts(zoo: Zoo, family: str, version: str, lora: str, tmp_pa
 
 
 @pytest.mark.parametrize("family", ["llama3", "gemma"])
-def test_a_trained_head_of_a_tied_model(zoo: Zoo, family: str, tmp_path: Path) -> None:
+def test_a_trained_head_of_a_tied_model(zoo: Zoo, litgpt: dict[str, LitGPT], family: str, tmp_path: Path) -> None:
     """Its embedding stays: the logits are those of LitGPT's unmerged model."""
     import torch
 
     base, lora = zoo.lit(family, TODAY), tmp_path / "lora"
     hyper = LORAS["everything"]
-    finish(
-        run_litgpt(
-            TODAY,
-            [
-                {"do": "train_lora", "directory": str(base), "output": str(lora), "seed": 5, "hyper": hyper},
-                {"do": "logits", "directory": str(base), "output": str(tmp_path / "logits"), "tokens": TOKENS}
-                | {"lora": str(lora)},
-            ],
-            tmp_path,
-        )
+    litgpt[TODAY].run(
+        [
+            {"do": "train_lora", "directory": str(base), "output": str(lora), "seed": 5, "hyper": hyper},
+            {"do": "logits", "directory": str(base), "output": str(tmp_path / "logits"), "tokens": TOKENS}
+            | {"lora": str(lora)},
+        ]
     )
     convert(zoo.hf(family), tmp_path / "hf", to="hf", lora=lora)
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["tie_word_embeddings"] is False

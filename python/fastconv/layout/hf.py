@@ -13,12 +13,14 @@ from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
 from fastconv.architecture.spec import NamedModel
+from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.errors import OutputError, PlanError
-from fastconv.layout.beside import copied_file, copied_files, json_file, tokenizer_notes
+from fastconv.layout.beside import copied_file, json_file
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.provenance import provenance
 from fastconv.layout.safetensors import safetensors_file
+from fastconv.layout.tokenizer_files import files_beside
 from fastconv.layout.torch_zip import torch_zip_file
 from fastconv.layout.weights_file import ArrayEntry, array_entries
 from fastconv.plan.file_types import FileType
@@ -31,7 +33,11 @@ _TORCH_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 def lay_out(
-    model: NamedModel, tensors: Mapping[str, MergedTensor], file_type: FileType, request: ConvertRequest
+    checkpoint: Checkpoint,
+    model: NamedModel,
+    tensors: Mapping[str, MergedTensor],
+    file_type: FileType,
+    request: ConvertRequest,
 ) -> tuple[LaidOut, ...]:
     """The files of the model's folder; of a target that names one file, the weights alone.
 
@@ -57,7 +63,8 @@ def lay_out(
         _weights_file(kind, shard, name.removesuffix(suffix), name, made_by)
         for shard, name in zip(shards, names, strict=True)
     ]
-    files = [*weights, *copied_files(request.vocab_dir or model.directory, but=names)]
+    beside, notes = files_beside(checkpoint, model, request, but=names)
+    files = [*weights, *beside]
     if len(shards) > 1:
         weight_map = {entry.name: name for shard, name in zip(shards, names, strict=True) for entry in shard}
         total = sum(entry.size for entry in entries)
@@ -66,7 +73,7 @@ def lay_out(
     if kind != "pth":
         _check_folder(target, {file.name for file in files})
     # Last: while it is missing, nobody takes the folder for a model.
-    files.append(replace(config_file(model, tensors, file_type), notes=tokenizer_notes(files)))
+    files.append(replace(config_file(model, tensors, file_type), notes=notes))
     return tuple(files)
 
 

@@ -13,15 +13,17 @@ from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
 from fastconv.architecture.litgpt.classes import ModelClass, lit_fields
-from fastconv.architecture.litgpt.config import DEFAULTS, LitConfig, config_of_name, known_configs
-from fastconv.architecture.litgpt.mapping import Sizes, head_names, shared_rows
+from fastconv.architecture.litgpt.config import DEFAULTS, LitConfig, config_of_name, known_configs, settings_of_2023
+from fastconv.architecture.litgpt.mapping import INTERLEAVED, Sizes, head_names, shared_rows
 from fastconv.architecture.litgpt.model import model_class_and_sizes
 from fastconv.architecture.litgpt.source import agrees
 from fastconv.architecture.spec import NamedModel
+from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.errors import ArchitectureError, PlanError
-from fastconv.layout.beside import copied_files, text_file, tokenizer_notes
+from fastconv.layout.beside import json_file, text_file
 from fastconv.layout.hf import config_file
 from fastconv.layout.laid_out import LaidOut
+from fastconv.layout.tokenizer_files import files_beside
 from fastconv.layout.torch_zip import torch_zip_file
 from fastconv.layout.weights_file import array_entries
 from fastconv.plan.file_types import FileType
@@ -74,7 +76,11 @@ def arranged(model: NamedModel, tensors: Mapping[str, MergedTensor], qkv_layout:
 
 
 def lay_out(
-    model: NamedModel, tensors: Mapping[str, MergedTensor], file_type: FileType, request: ConvertRequest
+    checkpoint: Checkpoint,
+    model: NamedModel,
+    tensors: Mapping[str, MergedTensor],
+    file_type: FileType,
+    request: ConvertRequest,
 ) -> tuple[LaidOut, ...]:
     """The files of arranged tensors; of a target that names one file, the weights alone."""
     if not (file_type.keeps or file_type.is_float):
@@ -88,11 +94,13 @@ def lay_out(
         return (torch_zip_file(entries, os.path.splitext(os.path.basename(target))[0]),)
     entry, sizes = model_class_and_sizes(model)
     settings = _settings(entry, sizes, model, request.model_name)
-    copied = copied_files(request.vocab_dir or model.directory)
+    former = settings_of_2023(settings) if request.litgpt_layout == INTERLEAVED else None
+    beside, notes = files_beside(checkpoint, model, request)
     return (
         torch_zip_file(entries, "lit_model", _WEIGHTS),
-        *copied,
-        replace(config_file(model, {}, file_type), notes=tokenizer_notes(copied)),
+        *beside,
+        replace(config_file(model, {}, file_type), notes=notes),
+        *([json_file("lit_config.json", former)] if former is not None else []),
         text_file("model_config.yaml", _yaml(settings)),
     )
 

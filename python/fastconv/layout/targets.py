@@ -41,7 +41,7 @@ class Layout:
 def layout_for(request: ConvertRequest, checkpoint: Checkpoint) -> Layout:
     """The layout that --to names, for this source."""
     kind = TARGETS[request.to][0]
-    return _gguf_carried(checkpoint) if kind == checkpoint.format == "gguf" else _LAYOUTS[kind](request)
+    return _gguf_carried(checkpoint) if kind == checkpoint.format == "gguf" else _LAYOUTS[kind](request, checkpoint)
 
 
 def _canonical(checkpoint: Checkpoint, request: ConvertRequest) -> CanonicalModel:
@@ -50,7 +50,7 @@ def _canonical(checkpoint: Checkpoint, request: ConvertRequest) -> CanonicalMode
     return canonical_model(checkpoint, request.n_ctx, **_source_options(request))
 
 
-def _gguf(request: ConvertRequest) -> Layout:
+def _gguf(request: ConvertRequest, source: Checkpoint) -> Layout:
     from fastconv.layout import gguf
 
     return Layout(
@@ -85,7 +85,7 @@ def _gguf_carried(source: Checkpoint) -> Layout:
     )
 
 
-def _ggjt(request: ConvertRequest) -> Layout:
+def _ggjt(request: ConvertRequest, source: Checkpoint) -> Layout:
     from fastconv.layout import ggjt
 
     version = TARGETS[request.to][1]
@@ -107,33 +107,36 @@ def _named(checkpoint: Checkpoint, request: ConvertRequest) -> NamedModel:
     return named_model(checkpoint, request.n_ctx, **_source_options(request))
 
 
-def _hf(request: ConvertRequest) -> Layout:
+def _hf(request: ConvertRequest, source: Checkpoint) -> Layout:
     from fastconv.layout import hf
 
     return Layout(
         _named,
         False,
         lambda model, tensors: tensors,
-        lambda model, tensors, vocabulary, file_type, request, recipe: hf.lay_out(model, tensors, file_type, request),
-        lambda kept: KEPT if kept.is_float else FILE_TYPES["f16"],
-    )
-
-
-def _litgpt(request: ConvertRequest) -> Layout:
-    from fastconv.layout import litgpt
-
-    return Layout(
-        _named,
-        False,
-        lambda model, tensors: litgpt.arranged(model, tensors, request.litgpt_layout),
-        lambda model, tensors, vocabulary, file_type, request, recipe: litgpt.lay_out(
-            model, tensors, file_type, request
+        lambda model, tensors, vocabulary, file_type, request, recipe: hf.lay_out(
+            source, model, tensors, file_type, request
         ),
         lambda kept: KEPT if kept.is_float else FILE_TYPES["f16"],
     )
 
 
-_LAYOUTS: dict[str, Callable[[ConvertRequest], Layout]] = {
+def _litgpt(request: ConvertRequest, source: Checkpoint) -> Layout:
+    from fastconv.architecture.litgpt.gemma3 import text_checkpoint
+    from fastconv.layout import litgpt
+
+    return Layout(
+        lambda checkpoint, request: _named(text_checkpoint(checkpoint), request),
+        False,
+        lambda model, tensors: litgpt.arranged(model, tensors, request.litgpt_layout),
+        lambda model, tensors, vocabulary, file_type, request, recipe: litgpt.lay_out(
+            source, model, tensors, file_type, request
+        ),
+        lambda kept: KEPT if kept.is_float else FILE_TYPES["f16"],
+    )
+
+
+_LAYOUTS: dict[str, Callable[[ConvertRequest, Checkpoint], Layout]] = {
     "gguf": _gguf,
     "ggjt": _ggjt,
     "hf": _hf,

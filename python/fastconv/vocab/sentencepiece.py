@@ -14,7 +14,7 @@ from fastconv.vocab.files import SENTENCEPIECE_MODEL, TokenizerFiles
 from fastconv.vocab.vocabulary import TokenType
 
 # Scores of tokens that no piece of the model stands behind.
-_ADDED_SCORE = -1000.0
+ADDED_SCORE = -1000.0
 _PADDING_SCORE = -10000.0
 
 
@@ -49,7 +49,7 @@ def read_pieces(files: TokenizerFiles, n_vocab: int) -> Pieces:
     pieces.types += [TokenType.UNUSED] * len(padding)
     for token_id, text, token_type in _added(files, n_vocab):
         pieces.tokens[token_id] = text.encode()
-        pieces.scores[token_id] = _ADDED_SCORE
+        pieces.scores[token_id] = ADDED_SCORE
         pieces.types[token_id] = token_type
     return pieces
 

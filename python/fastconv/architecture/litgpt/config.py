@@ -56,6 +56,35 @@ _RENAMED = {
     "_norm_class": "norm_class_name",
     "condense_ratio": "rope_condense_ratio",
 }
+# All settings that its loaders knew at the end of that time; the first did not know the last five.
+_OF_2023 = {
+    "org",
+    "name",
+    "block_size",
+    "vocab_size",
+    "padding_multiple",
+    "padded_vocab_size",
+    "n_layer",
+    "n_head",
+    "n_embd",
+    "rotary_percentage",
+    "parallel_residual",
+    "bias",
+    "n_query_groups",
+    "shared_attention_norm",
+    "_norm_class",
+    "norm_eps",
+    "_mlp_class",
+    "intermediate_size",
+    "condense_ratio",
+    "rope_base",
+    "lm_head_bias",
+    "gelu_approximate",
+    "head_size",
+    "n_expert",
+    "n_expert_per_token",
+    "scale_embeddings",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +178,24 @@ def _by_name() -> dict[str, LitConfig]:
     for config in list(configs.values()):
         configs.setdefault(config.hub_name.rpartition("/")[2], config)
     return configs
+
+
+def settings_of_2023(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Settings as lit_config.json has them; None for a model with some that Lit-GPT got only later.
+
+    settings: of model_config.yaml. Those at their defaults are left out: the older a loader, the fewer it takes.
+    """
+    hub = settings.get("hf_config") or {}
+    kept = {key: value for key, value in settings.items() if value is not None and value != DEFAULTS.get(key)}
+    kept.pop("hf_config", None)
+    if kept.get("head_size") == kept.get("n_embd", DEFAULTS["n_embd"]) // kept.get("n_head", DEFAULTS["n_head"]):
+        del kept["head_size"]
+    if kept.get("sliding_window_size", -1) >= kept.get("block_size", DEFAULTS["block_size"]):
+        for key in ("sliding_window_size", "sliding_window_indices"):  # no token is outside of the window
+            kept.pop(key, None)
+    former = {after: before for before, after in _RENAMED.items()}
+    found = {"org": hub.get("org", "")} | {former.get(key, key): value for key, value in kept.items()}
+    return found if found.keys() <= _OF_2023 else None
 
 
 def _from_fields(fields: dict[str, Any], file: str) -> LitConfig:

@@ -27,6 +27,7 @@ from fastconv.architecture.litgpt.config import (
     known_configs,
     read_lit_config,
 )
+from fastconv.architecture.litgpt.gemma3 import text_config
 from fastconv.architecture.litgpt.mapping import INTERLEAVED, SPLIT, Sizes, head_names, shared_rows
 from fastconv.architecture.litgpt.marks import lit_names
 from fastconv.architecture.litgpt.namings import NAMINGS, Naming
@@ -53,7 +54,7 @@ def model_from_litgpt(checkpoint: Checkpoint, model_name: str | None = None, *, 
     layout = _layout(path, tensors)
     sizes = _sizes(path, tensors)
     lit = config_of_name(model_name) if model_name is not None else read_lit_config(checkpoint.directory)
-    config = _text_config(checkpoint.config)
+    config = text_config(checkpoint.config)
     fitting = _fitting(tensors)
     if lit is None and not config:
         lit = _recognized(path, sizes, fitting)
@@ -171,14 +172,6 @@ def _sizes(path: str, tensors: Mapping[str, LazyTensor]) -> Sizes:
         n_expert=n_expert,
         n_ff_expert=shape(f"{_LAYER}0.mlp.experts.0.fc_1.weight")[0] if n_expert else 0,
     )
-
-
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """config.json; of a model that sees as well, the part about language: Lit-GPT has no other."""
-    text = config.get("text_config")
-    if isinstance(text, dict) and "Gemma3ForConditionalGeneration" in (config.get("architectures") or ()):
-        return text | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
-    return config
 
 
 def _fitting(tensors: dict[str, LazyTensor]) -> list[Naming]:
