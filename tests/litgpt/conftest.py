@@ -133,6 +133,9 @@ def litgpt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LitGP
 @pytest.fixture(scope="session")
 def zoo(litgpt: dict[str, LitGPT], tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Made once, by whichever process of a test run comes first."""
+    import torch
+
+    torch.set_num_threads(1)  # models this small only make threads wait for each other
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent

@@ -7,6 +7,7 @@ ends with an error. LitGPT takes seconds to import, so one process serves a whol
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import sys
@@ -104,6 +105,9 @@ TASKS = {
 
 
 def main() -> None:
+    import litgpt.api  # noqa: F401
+
+    gc.freeze()  # LitGPT collects garbage after every conversion, and would go through all that it imported
     for line in sys.stdin:
         for task in json.loads(line):
             arguments = dict(task)
