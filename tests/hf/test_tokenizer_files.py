@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from fastconv import convert
+from tests.ggjt import files
 from tests.gguf.test_clients import tokens_by_llama_cpp
-from tests.models import LlamaShape, write_hf
+from tests.models import LlamaShape, random_tensors, write_hf
 
 TEXTS = (
     "Hello world",
@@ -52,11 +53,11 @@ def write_gguf(path: Path, n_vocab: int, keys: dict[str, Any]) -> None:
     writer.close()
 
 
-def drawn(gguf_file: Path, folder: Path) -> Any:
+def drawn(file: Path, folder: Path, **options: Any) -> Any:
     """What AutoTokenizer makes of the folder."""
     import transformers
 
-    result = convert(gguf_file, folder, to="hf")
+    result = convert(file, folder, to="hf", **options)
     assert not [note for note in result.notes if "tokenizer" in note]
     return transformers.AutoTokenizer.from_pretrained(folder)
 
@@ -233,3 +234,15 @@ def test_one_that_stands_beside_is_copied(tmp_path: Path) -> None:
     convert(tmp_path / "in.gguf", tmp_path / "out", to="hf")
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
     assert not (tmp_path / "out" / "tokenizer.model").exists()
+
+
+def test_pieces_of_a_file_of_2023(tmp_path: Path) -> None:
+    import sentencepiece
+
+    model = files.real_spm_model()
+    shape = LlamaShape(n_vocab=32000, n_embd=64, n_ff=192, n_layer=1, n_head_kv=4)
+    files.write(tmp_path / "in.bin", shape, random_tensors(shape), files.spm_tokens(model), "f16", 1, 192)
+    found = drawn(tmp_path / "in.bin", tmp_path / "out", rms_eps=1e-6)
+    original = sentencepiece.SentencePieceProcessor(model_proto=model)
+    for text in filter(None, TEXTS):
+        assert found(text)["input_ids"] == [original.bos_id(), *original.encode(text)], text
