@@ -25,6 +25,7 @@ from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
 from fastconv.layout.sha256_file import SUFFIX, sum_line
 from fastconv.layout.targets import Layout, layout_for
+from fastconv.paths import exists, is_folder
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
 from fastconv.plan.importance import with_importance
 from fastconv.plan.job import TensorJob, TensorOutput
@@ -376,7 +377,7 @@ def _vocabulary(request: ConvertRequest, checkpoint: Checkpoint, model: NamedMod
 
 def _stale_sums(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
-        if os.path.exists(path + SUFFIX):
+        if exists(path + SUFFIX):
             yield f"{path}{SUFFIX} is of an older file: give --checksum to write it anew"
 
 
@@ -418,7 +419,7 @@ def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mappi
     vocab_dir = request.vocab_dir or checkpoint.directory
     above = os.path.join(vocab_dir, os.pardir)
     for folder in (checkpoint.directory, vocab_dir, above, *(path for path, _ in request.adapters)):
-        if not os.path.isdir(folder):
+        if not is_folder(folder):
             folder = os.path.dirname(folder) or "."
         names = sorted(name for name in os.listdir(folder) if name.endswith(_READ_BESIDE_WEIGHTS))
         files |= dict.fromkeys(os.path.join(folder, name) for name in names)

@@ -11,6 +11,7 @@ from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import FastconvError, system_errors_told
+from fastconv.paths import exists, is_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     """Look into a model folder, an adapter, or a single file; reads headers only. Raises CheckpointError."""
     path = os.fspath(path)
     adapter_config = os.path.join(path, "adapter_config.json")
-    if os.path.isdir(path) and os.path.exists(adapter_config):
+    if is_folder(path) and exists(adapter_config):
         return _adapter(path)
     checkpoint = open_checkpoint(path)
     if checkpoint.format == "gguf":

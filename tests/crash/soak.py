@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -28,8 +29,10 @@ def main() -> None:
         "sizes": lambda server: fill_disks(server, arguments.seed, arguments.sizes),
         "tmpfs": lambda server: fill_tmpfs(server, arguments.seed, arguments.tmpfs),
     }
+    failures: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder).resolve())
+        server.failures = failures
         for name, campaign in campaigns.items():
             if getattr(arguments, name) == 0:
                 continue
@@ -38,6 +41,8 @@ def main() -> None:
             told = {"campaign": name, "seed": arguments.seed, "seconds": round(time.monotonic() - started)}
             print(json.dumps(told | dict(sorted(counts.items()))), flush=True)
         server.close()
+    if failures:
+        sys.exit("\n".join(failures))
 
 
 if __name__ == "__main__":

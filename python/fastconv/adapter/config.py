@@ -14,6 +14,7 @@ from typing import Any
 
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.errors import AdapterError
+from fastconv.paths import exists
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -111,7 +112,7 @@ def pattern_key(patterns: Iterable[str], module: str) -> str:
 def read_lora_config(directory: str) -> LoraConfig:
     """Raises AdapterError if it is missing or asks for more than is supported, CheckpointError if it is no JSON."""
     path = os.path.join(directory, CONFIG_NAME)
-    if not os.path.exists(path):
+    if not exists(path):
         raise AdapterError("is missing: it holds the scale of the update", file=path, fix="put it beside the weights")
     config = read_json_object(path)
     _check_kind(path, config)

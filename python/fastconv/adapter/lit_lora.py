@@ -25,6 +25,7 @@ from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import AdapterError
+from fastconv.paths import exists, is_file, is_folder
 
 _FILES = ("lit_model.pth.lora", "lit_model_lora_finetuned.pth")
 _BASE_FILE = "lit_model.pth"
@@ -56,15 +57,15 @@ class LitLora:
 
 def lit_lora_file(path: str) -> str | None:
     """The file of a Lit-GPT LoRA that a folder or file is; None if it is none. Reads names only."""
-    if os.path.isdir(path):
-        names = [name for name in _FILES if os.path.exists(os.path.join(path, name))]
+    if is_folder(path):
+        names = [name for name in _FILES if exists(os.path.join(path, name))]
         if len(names) > 1:
             raise AdapterError("holds several LoRAs", file=path, found=", ".join(names), fix="name the file")
         if names:
             return os.path.join(path, names[0])
         merged = os.path.join(path, _BASE_FILE)
-        return merged if os.path.exists(merged) else None
-    if not os.path.isfile(path) or os.path.basename(path).startswith("adapter_model."):
+        return merged if exists(merged) else None
+    if not is_file(path) or os.path.basename(path).startswith("adapter_model."):
         return None
     return path if holds_lit_names(open_checkpoint(path).tensors) else None
 

@@ -10,6 +10,7 @@ from typing import Any
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.yaml_file import read_yaml_object
 from fastconv.errors import AdapterError, UsageError
+from fastconv.paths import exists
 
 CONTIGUOUS, INTERLEAVED, CHUNKED = "contiguous", "interleaved", "chunked"
 LAYOUTS = (CONTIGUOUS, INTERLEAVED, CHUNKED)
@@ -56,14 +57,14 @@ def read_settings(file: str, given: LitLoraOptions) -> LitLoraOptions:
     found = LitLoraOptions()
     hyperparameters = os.path.join(folder, "hyperparameters.yaml")
     lora_config = os.path.join(folder, "lit_lora_config.json")
-    if os.path.exists(hyperparameters):
+    if exists(hyperparameters):
         fields = read_yaml_object(hyperparameters)
         nested = fields.get("lora")
         named = {key.removeprefix("lora_"): value for key, value in fields.items() if key.startswith("lora_")}
         named |= nested if isinstance(nested, dict) else {}
         found = _settings(hyperparameters, named, "")
         found = replace(found, layout=INTERLEAVED)
-    elif os.path.exists(lora_config):
+    elif exists(lora_config):
         config = read_json_object(lora_config)
         inner = config.get("config")
         found = _settings(lora_config, inner if isinstance(inner, dict) else config, "to_")

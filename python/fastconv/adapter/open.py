@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from fastconv.adapter.lit_lora import LitLora, lit_lora_file, open_lit_lora
@@ -12,6 +11,7 @@ from fastconv.checkpoint import marks
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import AdapterError
+from fastconv.paths import is_file
 
 if TYPE_CHECKING:
     from fastconv.adapter.lit_settings import LitLoraOptions
@@ -22,7 +22,7 @@ def open_adapter(path: str, model: NamedModel, lit_options: LitLoraOptions) -> P
     lit_file = lit_lora_file(path)
     if lit_file is not None:
         return open_lit_lora(path, lit_file, model, lit_options)
-    if not os.path.isfile(path):
+    if not is_file(path):
         return open_peft_adapter(path)
     storage = FileStorage(path)
     if storage.read(0, min(len(marks.GGUF), storage.size)) != marks.GGUF:

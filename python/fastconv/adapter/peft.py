@@ -15,6 +15,7 @@ from fastconv.checkpoint.content import same_content
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import AdapterError
+from fastconv.paths import exists, is_folder
 from fastconv.types import TYPES
 
 _WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")  # PEFT too prefers the first
@@ -96,13 +97,13 @@ def open_peft_adapter(path: str | os.PathLike[str]) -> PeftAdapter:
 
 def adapter_file(path: str) -> str:
     """The file with the tensors of an adapter's directory, or the file itself. Raises AdapterError if there is none."""
-    if not os.path.isdir(path):
-        if not os.path.exists(path):
+    if not is_folder(path):
+        if not exists(path):
             raise AdapterError("does not exist", file=path)
         return path
     for name in _WEIGHT_NAMES:
         file = os.path.join(path, name)
-        if os.path.exists(file):
+        if exists(file):
             return file
     raise AdapterError("holds no adapter", file=path, expected=" or ".join(_WEIGHT_NAMES))
 

@@ -17,6 +17,7 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.marks import GGML_FAMILIES
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
+from fastconv.paths import exists
 
 _VERSIONS = {"ggml": (0,), "ggmf": (1,), "ggjt": (1, 2, 3)}
 HPARAMS = ("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot", "ftype")
@@ -63,7 +64,7 @@ def read_ggjt(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, An
     parts = [tensors]
     for number in range(1, n_embd // width):
         path = f"{storage.path}.{number}"
-        if not os.path.exists(path):
+        if not exists(path):
             raise CheckpointError(
                 f"part {os.path.basename(path)} is missing",
                 file=storage.path,

@@ -23,7 +23,8 @@ from fastconv.checkpoint.shard_index import (
     shard_stem,
 )
 from fastconv.checkpoint.storage import FileStorage
-from fastconv.errors import CheckpointError
+from fastconv.errors import CheckpointError, system_errors_told
+from fastconv.paths import exists, is_folder
 
 # Weight files of a folder, the preferred first: stem, suffix.
 _FAMILIES = (("model", ".safetensors"), ("pytorch_model", ".bin"))
@@ -42,6 +43,7 @@ _NOT_WEIGHTS = (
 )
 
 
+@system_errors_told()
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in a folder or file. No tensor data is read; every header is checked.
 
@@ -49,9 +51,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     of several stands for all of them. Raises CheckpointError if there is nothing to open, or something breaks a rule.
     """
     path = os.fspath(path)
-    if os.path.isdir(path):
+    if is_folder(path):
         return _open_directory(path)
-    if not os.path.exists(path):
+    if not exists(path):
         raise CheckpointError("does not exist", file=path)
     directory, name = os.path.split(path)
     directory = directory or "."
@@ -178,7 +180,7 @@ def _checkpoint(path: str, directory: str, files: tuple[str, ...], contents: Fil
         if not contents.tensors:
             raise CheckpointError("holds no tensors", file=path)
         for name in ("config.json", "params.json"):
-            if os.path.exists(os.path.join(directory, name)):
+            if exists(os.path.join(directory, name)):
                 config = read_json_object(os.path.join(directory, name))
                 break
     return Checkpoint(

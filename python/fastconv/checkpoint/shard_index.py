@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import CheckpointError
+from fastconv.paths import exists
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 _META_PART = re.compile(r"consolidated\.(\d{2})\.pth")
@@ -52,7 +53,7 @@ def read_index(directory: str, index_name: str) -> ShardSet:
     for name in names:
         if name != os.path.basename(name) or any(c in name for c in "/\\:\0") or name in (".", ".."):
             raise CheckpointError("shard lies outside the folder", file=path, found=repr(name)[:200])
-        if not os.path.exists(os.path.join(directory, name)):
+        if not exists(os.path.join(directory, name)):
             raise CheckpointError(f"shard {name} is missing", file=path, fix="download or copy it again")
     return ShardSet(path, tuple(names), weight_map)
 

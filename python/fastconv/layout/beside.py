@@ -10,6 +10,7 @@ from typing import Any
 
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.layout.laid_out import CopiedBytes, LaidOut
+from fastconv.paths import is_file, is_folder
 
 # What transformers and tokenizers read beside weights, the code of models outside of transformers, and licenses.
 _WANTED = re.compile(
@@ -26,9 +27,9 @@ _TOKENIZERS = re.compile(r"tokenizer\.json|vocab\.(json|txt)|.*\.(model|tiktoken
 def copied_files(directory: str, but: Collection[str] = ()) -> list[LaidOut]:
     """The files of a model's folder that its weights need, as they are. but: names to leave out."""
     files = []
-    for name in sorted(os.listdir(directory) if os.path.isdir(directory) else ()):
+    for name in sorted(os.listdir(directory) if is_folder(directory) else ()):
         path = os.path.join(directory, name)
-        if _WANTED.fullmatch(name) and name not in but and os.path.isfile(path):
+        if _WANTED.fullmatch(name) and name not in but and is_file(path):
             files.append(copied_file(path))
     return files
 

@@ -22,6 +22,7 @@ from fastconv.architecture.hparams import Hyperparameters, RopeScaling
 from fastconv.architecture.spec import CanonicalModel
 from fastconv.errors import CheckpointError
 from fastconv.layout.gguf_values import encode_string, encode_value
+from fastconv.paths import is_file
 from fastconv.plan.file_types import FileType
 from fastconv.vocab.vocabulary import Vocabulary
 
@@ -203,7 +204,7 @@ def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> 
 
 def _generation_config(directory: Path) -> dict[str, Any]:
     path = directory / "generation_config.json"
-    if not path.is_file():
+    if not is_file(path):
         return {}
     try:
         found = json.loads(path.read_text("utf-8"))

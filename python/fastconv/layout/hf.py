@@ -23,6 +23,7 @@ from fastconv.layout.safetensors import safetensors_file
 from fastconv.layout.tokenizer_files import files_beside
 from fastconv.layout.torch_zip import torch_zip_file
 from fastconv.layout.weights_file import ArrayEntry, array_entries
+from fastconv.paths import is_file, is_folder
 from fastconv.plan.file_types import FileType
 from fastconv.request import ConvertRequest
 
@@ -81,7 +82,7 @@ def config_file(model: NamedModel, tensors: Mapping[str, MergedTensor], file_typ
     """config.json with what the conversion changed; the input's own bytes where it changed nothing."""
     config = updated_config(model, tensors, file_type)
     path = os.path.join(model.directory, "config.json")
-    if os.path.isfile(path) and config == read_json_object(path):
+    if is_file(path) and config == read_json_object(path):
         return copied_file(path)
     return json_file("config.json", config)
 
@@ -128,7 +129,7 @@ def _shards(entries: Sequence[ArrayEntry], shard_size: int | None) -> list[list[
 
 def _check_folder(target: str, names: set[str]) -> None:
     """Weights left over from another run would be read instead of these, or with them."""
-    if os.path.isdir(target):
+    if is_folder(target):
         others = sorted(n for n in os.listdir(target) if _OTHER_WEIGHTS.fullmatch(n) and n not in names)
         if others:
             raise OutputError(

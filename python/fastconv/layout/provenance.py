@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 
 from fastconv.errors import AdapterError
 from fastconv.layout.sha256_file import sha256
+from fastconv.paths import is_folder
 from fastconv.request import ConvertRequest
 
 PREFIX = "fastconv."
@@ -50,7 +50,7 @@ def version() -> str:
 def _adapter_sum(path: str) -> str:
     from fastconv.adapter.peft import adapter_file
 
-    file = adapter_file(path) if os.path.isdir(path) else path
+    file = adapter_file(path) if is_folder(path) else path
     try:
         return sha256(file)
     except OSError as error:

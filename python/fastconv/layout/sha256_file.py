@@ -6,6 +6,7 @@ import os
 import re
 
 from fastconv.errors import CheckpointError
+from fastconv.paths import is_file
 
 SUFFIX = ".sha256"
 _READ_BYTES = 1 << 20
@@ -37,7 +38,7 @@ def sum_line(digest: str, path: str) -> bytes:
 def sum_beside(path: str) -> str | None:
     """The sum that stands beside a file, None where none does. Raises CheckpointError for one that cannot be read."""
     beside = path + SUFFIX
-    if not os.path.isfile(beside):
+    if not is_file(beside):
         return None
     try:
         with open(beside, "rb") as file:

@@ -12,6 +12,7 @@ from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import CheckpointError, UsageError, system_errors_told
 from fastconv.layout.sha256_file import sha256, sum_beside
+from fastconv.paths import exists, is_file
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
@@ -75,7 +76,7 @@ def verify_request(
         base = Verification(path, kind, source, adapters, 0, tuple(findings), (), checksum, (), 0, seconds)
         return replace(base, **found)  # type: ignore[arg-type]
 
-    if not os.path.exists(path):
+    if not exists(path):
         raise CheckpointError("does not exist", file=path)
     try:
         checkpoint = open_checkpoint(path)
@@ -112,7 +113,7 @@ def verify_request(
 
 
 def _checksum(path: str) -> tuple[str | None, list[Finding]]:
-    if not os.path.isfile(path):
+    if not is_file(path):
         return None, []
     stated = sum_beside(path)
     if stated is None:

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from fastconv.errors import VocabularyError
+from fastconv.paths import exists, is_file, is_folder
 
 SENTENCEPIECE_MODEL = "tokenizer.model"
 TOKENIZER_JSON = "tokenizer.json"
@@ -21,16 +22,16 @@ class TokenizerFiles:
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
         path = os.fspath(source)
-        if not os.path.exists(path):
+        if not exists(path):
             raise VocabularyError("does not exist", file=path, fix="give the tokenizer's folder with --vocab-dir")
-        self.directory = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        self.directory = path if is_folder(path) else os.path.dirname(path) or "."
         self._objects: dict[str, dict[str, Any] | None] = {}
 
     def path(self, name: str) -> str:
         return os.path.join(self.directory, name)
 
     def has(self, name: str) -> bool:
-        return os.path.isfile(self.path(name))
+        return is_file(self.path(name))
 
     def bytes(self, name: str) -> bytes:
         """The whole file. Raises VocabularyError if it cannot be read."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastconv.errors import VocabularyError
+from fastconv.paths import is_folder
 from fastconv.vocab.files import TOKENIZER_JSON, TokenizerFiles
 
 ChatTemplate = str | list[dict[str, str]]
@@ -198,4 +199,4 @@ def _chat_template(files: TokenizerFiles, tokenizer_config: dict[str, Any]) -> C
 
 
 def _file_names(folder: str) -> list[str]:
-    return os.listdir(folder) if os.path.isdir(folder) else []
+    return os.listdir(folder) if is_folder(folder) else []

@@ -15,6 +15,7 @@ from typing import Any
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.yaml_file import read_yaml_object
 from fastconv.errors import ArchitectureError, UsageError
+from fastconv.paths import exists
 
 MAX_LAYERS = 1 << 16  # lists with an entry per layer are made before the tensors are counted
 CONFIG_NAMES = ("model_config.yaml", "lit_config.json", "lit_lora_config.json")
@@ -133,7 +134,7 @@ def read_lit_config(directory: str) -> LitConfig | None:
     cannot be understood."""
     for name in CONFIG_NAMES:
         path = os.path.join(directory, name)
-        if not os.path.exists(path):
+        if not exists(path):
             continue
         fields = read_yaml_object(path) if name.endswith(".yaml") else read_json_object(path)
         if name == "lit_lora_config.json":
