@@ -151,6 +151,19 @@ def test_models_that_litgpt_has_not(tmp_path: Path) -> None:
         convert(tmp_path / "m", tmp_path / "out", to="litgpt")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("attn.kv_a_proj_with_mqa.weight", "a model with latent attention"), ("rms_1.scale", "a model of lit-llama")],
+)
+def test_models_of_other_kinds(name: str, message: str, tmp_path: Path) -> None:
+    import torch
+
+    names = ("transformer.wte.weight", "lm_head.weight", f"{LAYER}{name}")
+    torch.save({name: torch.ones(8, 8) for name in names}, tmp_path / "lit_model.pth")
+    with pytest.raises(ArchitectureError, match=f"{name}: belongs to {message}"):
+        convert(tmp_path, tmp_path / "out", to="hf")
+
+
 def test_settings_of_known_models() -> None:
     """Every model that LitGPT has had a name for gives usable sizes, and a class of transformers."""
     from fastconv.architecture.litgpt.classes import hf_config

@@ -9,7 +9,7 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import ArchitectureError
 
 _MARK = re.compile(
-    r"transformer\.h\.\d+\.(attn\.(qkv|attn)\.|.*\.lora_[AB]$|attn\.(gating_factor|adapter_wte)|.*\.adapter_(bias|scale)$)"
+    r"transformer\.h\.\d+\.(attn\.(qkv|attn|q_a_proj|kv_a_proj_with_mqa)\.|rms_1\.scale|.*\.lora_[AB]$|attn\.(gating_factor|adapter_wte)|.*\.adapter_(bias|scale)$)"
 )
 
 

@@ -134,6 +134,11 @@ def _layout(path: str, tensors: Mapping[str, LazyTensor]) -> str:
         odd = next((name for name in tensors if "_a_proj" in name), None)
         if odd is not None:
             raise ArchitectureError("belongs to a model with latent attention: not supported", file=path, tensor=odd)
+        older = next((name for name in tensors if name.endswith(".rms_1.scale")), None)
+        if older is not None:
+            raise ArchitectureError(
+                "belongs to a model of lit-llama, not Lit-GPT: not supported", file=path, tensor=older
+            )
         raise ArchitectureError("is no Lit-GPT model: it has no attn.qkv or attn.attn, or both", file=path)
     return found.pop()
 
