@@ -5,11 +5,10 @@
 
 #include "blocks/affine_search.hpp"
 #include "blocks/scale_search.hpp"
+#include "blocks/super_block.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
-
-constexpr int kSuperBlock = 256;
 
 // Lane b: of super-block b, each in the order of its elements.
 inline F32 sums_of_squares(const float* x, int n_supers) {

@@ -17,8 +17,6 @@ struct IQ1_M {
   };
   static_assert(sizeof(Block) == 56);
 
-  static constexpr int kSuperBlock = 256;
-
   FASTCONV_INLINE static void decode_block(const Block& block, float* y) {
     unsigned bits = 0;
     for (int i = 0; i < 4; ++i) bits |= (block.scales[i] >> 12u) << 4 * i;
@@ -185,22 +183,12 @@ struct IQ1_M {
     for (int i = 0; i < 4; ++i) y.scales[i] |= static_cast<uint16_t>((bits >> 4 * i & 15) << 12);
   }
 
-  static void encode(const float* x, void* dst, int64_t n) {
-    const GridNeighbours& grid = iq1_neighbours();
-    Block* y = static_cast<Block*>(dst);
-    for (int64_t i = 0; i < n / kSuperBlock; ++i) encode_block(x + i * kSuperBlock, nullptr, grid, y[i]);
-  }
+  static const GridNeighbours& neighbours() { return iq1_neighbours(); }
+  static void encode(const float* x, void* dst, int64_t n) { encode_super_blocks<IQ1_M>(x, dst, 1, n, nullptr); }
   static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
-    const GridNeighbours& grid = iq1_neighbours();
-    Block* y = static_cast<Block*>(dst);
-    for (int64_t row = 0; row < n_rows; ++row)
-      for (int64_t at = 0; at < n_cols; at += kSuperBlock, x += kSuperBlock, ++y)
-        encode_block(x, importance + at, grid, *y);
+    encode_super_blocks<IQ1_M>(x, dst, n_rows, n_cols, importance);
   }
-  static void decode(const void* src, float* y, int64_t n) {
-    const Block* block = static_cast<const Block*>(src);
-    for (int64_t i = 0; i < n / kSuperBlock; ++i) decode_block(block[i], y + i * kSuperBlock);
-  }
+  static void decode(const void* src, float* y, int64_t n) { decode_super_blocks<IQ1_M>(src, y, n); }
 };
 
 }  // namespace

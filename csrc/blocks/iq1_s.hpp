@@ -17,8 +17,6 @@ struct IQ1_S {
   };
   static_assert(sizeof(Block) == 50);
 
-  static constexpr int kSuperBlock = 256;
-
   FASTCONV_INLINE static void decode_block(const Block& block, float* y) {
     const float d = f16_to_f32(block.d);
     for (int s = 0; s < 8; ++s) {
@@ -162,17 +160,11 @@ struct IQ1_S {
     for (int s = 0; s < 8; ++s) y.qh[s] |= static_cast<uint16_t>((stored[s] | (down[s] ? 8 : 0)) << 12);
   }
 
+  static const GridNeighbours& neighbours() { return iq1_neighbours(); }
   static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
-    const GridNeighbours& grid = iq1_neighbours();
-    Block* y = static_cast<Block*>(dst);
-    for (int64_t row = 0; row < n_rows; ++row)
-      for (int64_t at = 0; at < n_cols; at += kSuperBlock, x += kSuperBlock, ++y)
-        encode_block(x, importance + at, grid, *y);
+    encode_super_blocks<IQ1_S>(x, dst, n_rows, n_cols, importance);
   }
-  static void decode(const void* src, float* y, int64_t n) {
-    const Block* block = static_cast<const Block*>(src);
-    for (int64_t i = 0; i < n / kSuperBlock; ++i) decode_block(block[i], y + i * kSuperBlock);
-  }
+  static void decode(const void* src, float* y, int64_t n) { decode_super_blocks<IQ1_S>(src, y, n); }
 };
 
 }  // namespace

@@ -44,8 +44,8 @@ struct Split {
   int first = -1, second = -1, kind = -1;
 
   // Sixteen values of `second`, those of lane bits `valid`, and for each all kinds in their order. A split that does
-  // not beat the best so far leaves no trace, so all may be compared at once until one does; those after it are then
-  // compared anew.
+  // not beat the best so far leaves no trace, so all may be compared at once until one does. Then one that is clearly
+  // the best of all is the last to win; else those after the first that wins are compared anew.
   template <int kKinds>
   FASTCONV_INLINE void consider(const F32 (&qx)[kKinds], const F32 (&q2)[kKinds], uint32_t valid, int first_rank,
                                 int second_rank) {
@@ -60,6 +60,16 @@ struct Split {
     for (int k = 0; k < kKinds; ++k) {
       store(all_qx[k], qx[k]);
       store(all_q2[k], q2[k]);
+    }
+    const uint64_t clear = clear_best(qx, q2, valid);
+    if (__builtin_expect(clear != 0, 1)) {
+      const int at = __builtin_ctzll(clear), lane = at % kLanes;
+      kind = at / kLanes;
+      scale = all_qx[kind][lane] / all_q2[kind][lane];
+      best = scale * all_qx[kind][lane];
+      first = first_rank;
+      second = second_rank + lane;
+      return;
     }
     do {
       const int lane = __builtin_ctz(any);
@@ -78,6 +88,33 @@ struct Split {
         any |= better(k) & open[k];
       }
     } while (any != 0);
+  }
+
+  // Bit 16 k + i: lane i of kind k, if its qx * qx / q2 exceeds those of all others by more than one part in 2^18, else
+  // no bit. Between such values and what ggml compares there are less than ten roundings of 2^-24, so this one beats
+  // whatever is the best when its turn comes, and no later one beats it: unless something overflows, is NaN, or is so
+  // small that what is rounded off a denormal counts (a scale's 2^-150 times qx, less than 2^64, beside `top`).
+  template <int kKinds>
+  FASTCONV_INLINE static uint64_t clear_best(const F32 (&qx)[kKinds], const F32 (&q2)[kKinds], uint32_t valid) {
+    const F32 zero = splat(0.0f);
+    const Mask counts = less(splat(__builtin_ctz(valid) - 1), load(kEachLane));
+    F32 value[kKinds], most = zero;
+    uint32_t regular = 0xFFFF;
+    for (int k = 0; k < kKinds; ++k) {
+      value[k] = select(counts & less(zero, q2[k]), qx[k] * qx[k] / q2[k], zero);
+      regular &= lane_bits(less(value[k], splat(0x1p100f)));
+      most = max(value[k], most);
+    }
+    if (regular != 0xFFFF) return 0;
+    const float top = highest(most);
+    if (!(top > 0x1p-60f)) return 0;
+    uint64_t near = 0;
+    uint32_t tiny = 0;
+    for (int k = 0; k < kKinds; ++k) {
+      near |= static_cast<uint64_t>(lane_bits(less(splat(top * (1 - 0x1p-18f)), value[k]))) << kLanes * k;
+      tiny |= lane_bits(less(zero, q2[k]) & less(splat(top) * q2[k], splat(0x1p-100f)));
+    }
+    return (tiny & valid) == 0 && (near & (near - 1)) == 0 ? near : 0;
   }
 };
 

@@ -19,8 +19,6 @@ struct IQ2_S {
   };
   static_assert(sizeof(Block) == 82);
 
-  static constexpr int kSuperBlock = 256;
-
   FASTCONV_INLINE static void decode_block(const Block& block, float* y) {
     const float d = f16_to_f32(block.d);
     for (int s = 0; s < 16; ++s) {
@@ -75,22 +73,12 @@ struct IQ2_S {
     for (int s = 0; s < 8; ++s) y.scales[s] = static_cast<uint8_t>(levels[2 * s] | levels[2 * s + 1] << 4);
   }
 
-  static void encode(const float* x, void* dst, int64_t n) {
-    const GridNeighbours& grid = iq2_s_neighbours();
-    Block* y = static_cast<Block*>(dst);
-    for (int64_t i = 0; i < n / kSuperBlock; ++i) encode_block(x + i * kSuperBlock, nullptr, grid, y[i]);
-  }
+  static const GridNeighbours& neighbours() { return iq2_s_neighbours(); }
+  static void encode(const float* x, void* dst, int64_t n) { encode_super_blocks<IQ2_S>(x, dst, 1, n, nullptr); }
   static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
-    const GridNeighbours& grid = iq2_s_neighbours();
-    Block* y = static_cast<Block*>(dst);
-    for (int64_t row = 0; row < n_rows; ++row)
-      for (int64_t at = 0; at < n_cols; at += kSuperBlock, x += kSuperBlock, ++y)
-        encode_block(x, importance + at, grid, *y);
+    encode_super_blocks<IQ2_S>(x, dst, n_rows, n_cols, importance);
   }
-  static void decode(const void* src, float* y, int64_t n) {
-    const Block* block = static_cast<const Block*>(src);
-    for (int64_t i = 0; i < n / kSuperBlock; ++i) decode_block(block[i], y + i * kSuperBlock);
-  }
+  static void decode(const void* src, float* y, int64_t n) { decode_super_blocks<IQ2_S>(src, y, n); }
 };
 
 }  // namespace

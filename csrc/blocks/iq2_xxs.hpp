@@ -20,8 +20,6 @@ struct IQ2_XXS {
   };
   static_assert(sizeof(Block) == 66);
 
-  static constexpr int kSuperBlock = 256;
-
   FASTCONV_INLINE static void decode_block(const Block& block, float* y) {
     const float d = f16_to_f32(block.d);
     for (int s = 0; s < 8; ++s) {
@@ -147,17 +145,11 @@ struct IQ2_XXS {
     for (int s = 0; s < 8; ++s) y.sub[s].signs_scale |= static_cast<uint32_t>(levels[s]) << 28;
   }
 
+  static const GridNeighbours& neighbours() { return iq2_xxs_neighbours(); }
   static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
-    const GridNeighbours& grid = iq2_xxs_neighbours();
-    Block* y = static_cast<Block*>(dst);
-    for (int64_t row = 0; row < n_rows; ++row)
-      for (int64_t at = 0; at < n_cols; at += kSuperBlock, x += kSuperBlock, ++y)
-        encode_block(x, importance + at, grid, *y);
+    encode_super_blocks<IQ2_XXS>(x, dst, n_rows, n_cols, importance);
   }
-  static void decode(const void* src, float* y, int64_t n) {
-    const Block* block = static_cast<const Block*>(src);
-    for (int64_t i = 0; i < n / kSuperBlock; ++i) decode_block(block[i], y + i * kSuperBlock);
-  }
+  static void decode(const void* src, float* y, int64_t n) { decode_super_blocks<IQ2_XXS>(src, y, n); }
 };
 
 }  // namespace

@@ -6,12 +6,12 @@
 #include "blocks/columns.hpp"
 #include "blocks/iq2_grids.hpp"
 #include "blocks/iq3_search.hpp"
+#include "blocks/super_block.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
 struct IQ3 {
-  static constexpr int kSuperBlock = 256;
   static constexpr int kBlock = 32, kBlocks = 8, kGroups = 8;
 
   // The scales of a super-block as they are stored.
@@ -80,16 +80,12 @@ struct IQ3 {
 template <class T>
 struct IQ3Rows {
   static void encode(const float* x, void* dst, int64_t n) {
-    IQ3::encode_rows<T>(x, static_cast<typename T::Block*>(dst), n / IQ3::kSuperBlock, nullptr, 0);
+    IQ3::encode_rows<T>(x, static_cast<typename T::Block*>(dst), n / kSuperBlock, nullptr, 0);
   }
   static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
-    IQ3::encode_rows<T>(x, static_cast<typename T::Block*>(dst), n_rows * n_cols / IQ3::kSuperBlock, importance,
-                        n_cols);
+    IQ3::encode_rows<T>(x, static_cast<typename T::Block*>(dst), n_rows * n_cols / kSuperBlock, importance, n_cols);
   }
-  static void decode(const void* src, float* y, int64_t n) {
-    const auto* block = static_cast<const typename T::Block*>(src);
-    for (int64_t i = 0; i < n / IQ3::kSuperBlock; ++i) T::decode_block(block[i], y + i * IQ3::kSuperBlock);
-  }
+  static void decode(const void* src, float* y, int64_t n) { decode_super_blocks<T>(src, y, n); }
 };
 
 struct IQ3_XXS : IQ3Rows<IQ3_XXS> {

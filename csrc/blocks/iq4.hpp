@@ -5,6 +5,7 @@
 #pragma once
 
 #include "blocks/columns.hpp"
+#include "blocks/super_block.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
@@ -203,7 +204,18 @@ struct IQ4 {
   };
 };
 
-struct IQ4_NL {
+// T::encode_rows writes the blocks of rows.
+template <class T>
+struct IQ4Encoders {
+  static void encode(const float* x, void* dst, int64_t n) {
+    T::encode_rows({x, n / IQ4::kBlock, nullptr, 0}, static_cast<typename T::Block*>(dst));
+  }
+  static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
+    T::encode_rows({x, n_rows * n_cols / IQ4::kBlock, importance, n_cols}, static_cast<typename T::Block*>(dst));
+  }
+};
+
+struct IQ4_NL : IQ4Encoders<IQ4_NL> {
   struct __attribute__((packed)) Block {
     uint16_t d;      // f16
     uint8_t qs[16];  // byte i: elements i and i + 16
@@ -227,12 +239,6 @@ struct IQ4_NL {
     }
   }
 
-  static void encode(const float* x, void* dst, int64_t n) {
-    encode_rows({x, n / IQ4::kBlock, nullptr, 0}, static_cast<Block*>(dst));
-  }
-  static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
-    encode_rows({x, n_rows * n_cols / IQ4::kBlock, importance, n_cols}, static_cast<Block*>(dst));
-  }
   static void decode(const void* src, float* y, int64_t n) {
     const Block* block = static_cast<const Block*>(src);
     for (int64_t i = 0; i < n / IQ4::kBlock; ++i)
@@ -240,8 +246,7 @@ struct IQ4_NL {
   }
 };
 
-struct IQ4_XS {
-  static constexpr int kSuperBlock = 256;
+struct IQ4_XS : IQ4Encoders<IQ4_XS> {
   static constexpr int kBlocks = 8;  // of a super-block
   static constexpr int kPair = kLanes / kBlocks;
 
@@ -304,22 +309,15 @@ struct IQ4_XS {
     }
   }
 
-  static void encode(const float* x, void* dst, int64_t n) {
-    encode_rows({x, n / IQ4::kBlock, nullptr, 0}, static_cast<Block*>(dst));
-  }
-  static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
-    encode_rows({x, n_rows * n_cols / IQ4::kBlock, importance, n_cols}, static_cast<Block*>(dst));
-  }
-  static void decode(const void* src, float* y, int64_t n) {
-    const Block* block = static_cast<const Block*>(src);
-    for (; n > 0; n -= kSuperBlock, ++block) {
-      const float d = f16_to_f32(block->d);
-      for (int b = 0; b < kBlocks; ++b, y += IQ4::kBlock) {
-        const int low = block->scales_l[b / 2] >> 4 * (b % 2) & 15, high = block->scales_h >> 2 * b & 3;
-        IQ4::decode_levels(block->qs + 16 * b, d * static_cast<float>((low | high << 4) - 32), y);
-      }
+  FASTCONV_INLINE static void decode_block(const Block& block, float* y) {
+    const float d = f16_to_f32(block.d);
+    for (int b = 0; b < kBlocks; ++b) {
+      const int low = block.scales_l[b / 2] >> 4 * (b % 2) & 15, high = block.scales_h >> 2 * b & 3;
+      const float scale = d * static_cast<float>((low | high << 4) - 32);
+      IQ4::decode_levels(block.qs + 16 * b, scale, y + b * IQ4::kBlock);
     }
   }
+  static void decode(const void* src, float* y, int64_t n) { decode_super_blocks<IQ4_XS>(src, y, n); }
 };
 
 }  // namespace

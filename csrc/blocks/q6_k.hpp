@@ -3,7 +3,9 @@
 // Source: quantize_row_q6_K_ref and quantize_row_q6_K_impl in ggml-quants.c of llama.cpp b11434.
 #pragma once
 
+#include "blocks/affine_search.hpp"
 #include "blocks/signed_search.hpp"
+#include "blocks/super_block.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
@@ -17,15 +19,9 @@ struct Q6_K {
   };
   static_assert(sizeof(Block) == 210);
 
-  static constexpr int kSuperBlock = 256;
-
   using Search = SignedSearch<16, 32>;  // lane s: sub-block s
 
-  // The payload of a NaN would show in the levels, and compilers and instruction sets pass on different ones.
-  FASTCONV_INLINE static I32 levels(F32 scaled) {
-    scaled = select(equal(scaled, scaled), scaled, splat(__builtin_nanf("")));
-    return max(min(nearest_int(scaled), splat(31)), splat(-32)) + splat(32);
-  }
+  FASTCONV_INLINE static I32 level(I32 q) { return max(min(q, splat(31)), splat(-32)) + splat(32); }
 
   // Lane s of row i: element i of sub-block s.
   FASTCONV_INLINE static void transpose_sub_blocks(const float* x, F32 (&rows)[16]) {
@@ -33,52 +29,70 @@ struct Q6_K {
     transpose(rows);
   }
 
-  // The first of the largest magnitudes, NaN apart; 0 where all are NaN.
-  FASTCONV_INLINE static float first_largest(const float* scales) {
-    uint64_t largest = 0;
-    for (uint32_t s = 0; s < 16; ++s) {
-      uint32_t magnitude;
-      __builtin_memcpy(&magnitude, scales + s, sizeof magnitude);
-      magnitude &= 0x7FFFFFFF;
-      if (magnitude > 0x7F800000) magnitude = 0;
-      const uint64_t key = static_cast<uint64_t>(magnitude) << 4 | (15 - s);
-      largest = key > largest ? key : largest;
-    }
-    return largest < 16 ? 0.0f : scales[15 - (largest & 15)];
-  }
+  // What the search found for up to sixteen super-blocks; the levels of the search are needed but where a scale rounds
+  // to zero.
+  struct Fits {
+    F32 scale[kLanes];
+    alignas(64) float inverse[kLanes][16];
+    uint32_t zero[kLanes];
 
-  FASTCONV_INLINE static void encode_block(const float* x, const Search::Found& found, Block& y) {
-    alignas(64) float scales[16];
-    store(scales, found.scale);
-    const float max_scale = first_largest(scales);
-    if (__builtin_fabsf(max_scale) < Search::kTiny) {
-      __builtin_memset(&y, 0, sizeof y);
-      return;
+    FASTCONV_INLINE void take(int b, const Search::Found& found) {
+      scale[b] = found.scale;
+      store(inverse[b], found.inverse);
+      zero[b] = lane_bits(found.zero);
     }
-    const float inverse = -128.0f / max_scale;
-    uint16_t d[16];
-    store_f16(d, splat(1 / inverse));
-    y.d = d[0];
-    store_bytes(reinterpret_cast<uint8_t*>(y.scales), min(nearest_int(splat(inverse) * found.scale), splat(127)));
-    const F32 step = splat(f16_to_f32(y.d)) * to_float(load_i8(y.scales));
-    alignas(64) float steps[16];
-    store(steps, step);
+  };
 
-    uint8_t q[kSuperBlock];
-    for (int s = 0; s < 16; ++s) store_bytes(q + 16 * s, levels(load(x + 16 * s) / splat(steps[s])));
-    // A scale that rounds to zero keeps the levels of the search.
-    const uint32_t kept = lane_bits(equal(step, splat(0.0f)));
-    if (kept != 0) {
-      alignas(64) float inverses[16];
-      store(inverses, found.inverse);
-      const uint32_t zeros = lane_bits(found.zero);
-      for (int s = 0; s < 16; ++s) {
-        if ((kept >> s & 1) == 0) continue;
-        const I32 level = levels(splat(inverses[s]) * load(x + 16 * s));
-        store_bytes(q + 16 * s, (zeros >> s & 1) != 0 ? splat(0) : level);
+  static void write_blocks(const float* x, int n, Fits& fits, Block* y) {
+    F32* scale = fits.scale;  // lane b, from here on: of super-block b
+    for (int b = n; b < kLanes; ++b) scale[b] = scale[0];
+    transpose(fits.scale);
+    const F32 zero = splat(0.0f);
+    F32 most = zero, first = zero;  // the first of the largest magnitude, NaN apart
+    for (int s = 0; s < 16; ++s) {
+      const Mask larger = less(most, abs(scale[s]));
+      first = select(larger, scale[s], first);
+      most = select(larger, abs(scale[s]), most);
+    }
+    const uint32_t nothing = lane_bits(less(most, splat(Search::kTiny)));
+    const F32 inverse = splat(-128.0f) / first;
+    uint16_t halves[kLanes];
+    store_f16(halves, splat(1.0f) / inverse);
+    const F32 d = load_f16(halves);
+    F32 step[16], inverse_step[16];
+    uint8_t bytes[16][kLanes];
+    for (int s = 0; s < 16; ++s) {
+      store_bytes(bytes[s], min(nearest_int(nan_to_zero(inverse * scale[s])), splat(127)));
+      step[s] = d * to_float(load_i8(reinterpret_cast<const int8_t*>(bytes[s])));
+      inverse_step[s] = splat(1.0f) / step[s];
+    }
+    transpose(step);
+    transpose(inverse_step);
+#pragma GCC unroll 1
+    for (int b = 0; b < n; ++b, x += kSuperBlock) {
+      if ((nothing >> b & 1) != 0) {
+        __builtin_memset(y + b, 0, sizeof *y);
+        continue;
       }
+      y[b].d = halves[b];
+      for (int s = 0; s < 16; ++s) y[b].scales[s] = static_cast<int8_t>(bytes[s][b]);
+      alignas(64) float steps[16], inverses[16];
+      store(steps, step[b]);
+      store(inverses, inverse_step[b]);
+      uint8_t q[kSuperBlock];
+      for (int s = 0; s < 16; ++s)
+        store_bytes(q + 16 * s, level(nearest_quotient(load(x + 16 * s), steps[s], inverses[s])));
+      // A scale that rounds to zero keeps the levels of the search.
+      const uint32_t kept = lane_bits(equal(step[b], zero));
+      if (__builtin_expect(kept != 0, 0)) {
+        for (int s = 0; s < 16; ++s) {
+          if ((kept >> s & 1) == 0) continue;
+          const I32 searched = level(nearest_int(nan_to_zero(splat(fits.inverse[b][s]) * load(x + 16 * s))));
+          store_bytes(q + 16 * s, (fits.zero[b] >> s & 1) != 0 ? splat(0) : searched);
+        }
+      }
+      pack(q, y[b]);
     }
-    pack(q, y);
   }
 
   // Half h of 128 elements, four runs of 32: ql[64 h + i] = low bits of runs 0 and 2, ql[64 h + 32 + i] of runs 1 and
@@ -116,27 +130,38 @@ struct Q6_K {
     }
   }
 
-  static void encode(const float* x, void* dst, int64_t n) {
+  // search(x, at) finds the scales of the super-block at x, which `at` elements come before.
+  template <class SearchOf>
+  FASTCONV_INLINE static void encode_blocks(const float* x, void* dst, int64_t n, SearchOf search) {
     Block* y = static_cast<Block*>(dst);
-    for (int64_t i = 0; i < n / kSuperBlock; ++i, x += kSuperBlock) {
-      F32 v[16];
-      transpose_sub_blocks(x, v);
-      encode_block(x, Search::search(v, [&v](int e) { return v[e] * v[e]; }), y[i]);
+    for (int64_t at = 0; at < n; at += kLanes * kSuperBlock, x += kLanes * kSuperBlock, y += kLanes) {
+      const int64_t left = (n - at) / kSuperBlock;
+      const int n_blocks = left < kLanes ? static_cast<int>(left) : kLanes;
+      Fits fits;
+#pragma GCC unroll 1
+      for (int b = 0; b < n_blocks; ++b) fits.take(b, search(x + b * kSuperBlock, at + b * kSuperBlock));
+      write_blocks(x, n_blocks, fits, y);
     }
+  }
+
+  static void encode(const float* x, void* dst, int64_t n) {
+    encode_blocks(
+        x, dst, n, [](const float* of, int64_t) __attribute__((always_inline)) {
+          F32 v[16];
+          transpose_sub_blocks(of, v);
+          return Search::search(v, [&v](int e) { return v[e] * v[e]; });
+        });
   }
   static void encode_weighted(const float* x, void* dst, int64_t n_rows, int64_t n_cols, const float* importance) {
-    Block* y = static_cast<Block*>(dst);
-    for (int64_t i = 0; i < n_rows * n_cols / kSuperBlock; ++i, x += kSuperBlock) {
-      F32 v[16], weights[16];
-      transpose_sub_blocks(x, v);
-      transpose_sub_blocks(importance + i * kSuperBlock % n_cols, weights);
-      encode_block(x, Search::search(v, [&weights](int e) { return weights[e]; }), y[i]);
-    }
+    encode_blocks(
+        x, dst, n_rows * n_cols, [=](const float* of, int64_t at) __attribute__((always_inline)) {
+          F32 v[16], weights[16];
+          transpose_sub_blocks(of, v);
+          transpose_sub_blocks(importance + at % n_cols, weights);
+          return Search::search(v, [&weights](int e) { return weights[e]; });
+        });
   }
-  static void decode(const void* src, float* y, int64_t n) {
-    const Block* block = static_cast<const Block*>(src);
-    for (int64_t i = 0; i < n / kSuperBlock; ++i) decode_block(block[i], y + i * kSuperBlock);
-  }
+  static void decode(const void* src, float* y, int64_t n) { decode_super_blocks<Q6_K>(src, y, n); }
 };
 
 }  // namespace

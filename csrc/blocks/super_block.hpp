@@ -1,4 +1,4 @@
-// What the encoders of IQ2 and IQ1 do for a super-block of 256 elements as a whole.
+// Super-blocks of 256 elements: the walks over them, and what the encoders of IQ2 and IQ1 do for one as a whole.
 #pragma once
 
 #include "isa/lanes.hpp"
@@ -6,7 +6,26 @@
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
+constexpr int kSuperBlock = 256;
 constexpr uint16_t kF16NaN = 0x7E00;
+
+// T::decode_block gives the elements of one.
+template <class T>
+FASTCONV_INLINE void decode_super_blocks(const void* src, float* y, int64_t n) {
+  const auto* block = static_cast<const typename T::Block*>(src);
+  for (int64_t i = 0; i < n / kSuperBlock; ++i) T::decode_block(block[i], y + i * kSuperBlock);
+}
+
+// T::encode_block writes one, with the points of T::neighbours(). importance: nullptr for none.
+template <class T>
+FASTCONV_INLINE void encode_super_blocks(const float* x, void* dst, int64_t n_rows, int64_t n_cols,
+                                         const float* importance) {
+  const auto& grid = T::neighbours();
+  auto* y = static_cast<typename T::Block*>(dst);
+  for (int64_t row = 0; row < n_rows; ++row)
+    for (int64_t at = 0; at < n_cols; at += kSuperBlock, x += kSuperBlock, ++y)
+      T::encode_block(x, importance == nullptr ? nullptr : importance + at, grid, *y);
+}
 
 FASTCONV_INLINE float square_sum(const float* x) {
   float sum = 0;

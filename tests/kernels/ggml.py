@@ -12,6 +12,25 @@ import numpy as np
 from fastconv import _native
 
 TYPES = {info.name: info for info in _native.types()}
+# The types of blocks that ggml stores, without and with a grid of points; past the range of the latter ggml aborts.
+BLOCKS = [
+    "q8_0",
+    "q5_1",
+    "q5_0",
+    "q4_1",
+    "q4_0",
+    "q6_k",
+    "q5_k",
+    "q4_k",
+    "q3_k",
+    "q2_k",
+    "iq4_nl",
+    "iq4_xs",
+    "tq2_0",
+    "tq1_0",
+]
+IQ3 = ["iq3_s", "iq3_xxs"]
+IQ2 = ["iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"]
 # The wheel's ggml adds up the splits of a block in another order than that of llama.cpp b11434, which is ours:
 # tests/kernels/test_iq2.py has what b11434 writes.
 OF_ANOTHER_RELEASE = ("iq1_m",)

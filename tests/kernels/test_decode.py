@@ -12,7 +12,7 @@ from tests.oracle import blocks as oracle
 TYPES = ggml.TYPES
 BLOCKS = [name for name, info in TYPES.items() if info.decodes and info.block_size > 1]
 # Grids of thousands of points: gguf's decoder is the oracle, we write no second one.
-BY_GGUF_ALONE = ["iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"]
+BY_GGUF_ALONE = [*ggml.IQ3, *ggml.IQ2]
 
 
 def random_blocks(type: str, n_blocks: int = 600) -> np.ndarray:
@@ -35,26 +35,7 @@ def test_random_blocks_against_the_oracle(type: str, isa: str) -> None:
     assert_same_values(_native.dequantize(blocks, type, threads=3, isa=isa), want)
 
 
-@pytest.mark.parametrize(
-    "type",
-    [
-        "q8_0",
-        "q5_1",
-        "q5_0",
-        "q4_1",
-        "q4_0",
-        "q6_k",
-        "q5_k",
-        "q4_k",
-        "q3_k",
-        "q2_k",
-        "iq4_nl",
-        "iq4_xs",
-        "tq2_0",
-        "tq1_0",
-        *BY_GGUF_ALONE,
-    ],
-)
+@pytest.mark.parametrize("type", [*ggml.BLOCKS, *BY_GGUF_ALONE])
 def test_random_blocks_against_gguf(type: str, isa: str) -> None:
     gguf = pytest.importorskip("gguf")
     blocks = random_blocks(type)

@@ -13,29 +13,10 @@ from tests.kernels import ggml, rows
 from tests.oracle import blocks as oracle
 
 TYPES = ggml.TYPES
-STORED_BY_GGML = [
-    "f16",
-    "bf16",
-    "q8_0",
-    "q5_1",
-    "q5_0",
-    "q4_1",
-    "q4_0",
-    "q6_k",
-    "q5_k",
-    "q4_k",
-    "q3_k",
-    "q2_k",
-    "iq4_nl",
-    "iq4_xs",
-    "tq2_0",
-    "tq1_0",
-]
+STORED_BY_GGML = ["f16", "bf16", *ggml.BLOCKS]
 OLD = ["q4_0_v1", "q4_1_v1", "q5_0_v1", "q5_1_v1", "q8_0_v1", "q4_0_v2", "q4_1_v2"]
-# Past their range ggml aborts: rows of their own in test_iq3.py and test_iq2.py.
-IQ3 = ["iq3_s", "iq3_xxs"]
-IQ2 = ["iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"]
-ENCODED = [name for name, info in TYPES.items() if info.encodes and name not in (*IQ3, *IQ2)]
+# Those with grids have rows of their own in test_iq3.py and test_iq2.py.
+ENCODED = [name for name, info in TYPES.items() if info.encodes and name not in (*ggml.IQ3, *ggml.IQ2)]
 
 
 def assert_same_blocks(got: np.ndarray, want: np.ndarray, type: str) -> None:

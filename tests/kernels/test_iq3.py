@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from fastconv import _native
 from tests.kernels import ggml, rows
-from tests.kernels.test_encode import IQ3, TYPES, assert_same_blocks
+from tests.kernels.test_encode import TYPES, assert_same_blocks
 from tests.kernels.test_encode_weighted import importances
 from tests.oracle import iq3
 
@@ -47,7 +47,7 @@ def quantize(x: np.ndarray, type: str, importance: np.ndarray | None, isa: str =
     return _native.quantize(x, type, isa=isa, importance=importance)
 
 
-@pytest.mark.parametrize("type", IQ3)
+@pytest.mark.parametrize("type", ggml.IQ3)
 @pytest.mark.parametrize("importance", columns())
 def test_ggml_writes_the_same_bytes(type: str, importance: str) -> None:
     weights = columns()[importance]
@@ -57,7 +57,7 @@ def test_ggml_writes_the_same_bytes(type: str, importance: str) -> None:
             assert_same_blocks(quantize(x, type, weights, isa), want, type)
 
 
-@pytest.mark.parametrize("type", IQ3)
+@pytest.mark.parametrize("type", ggml.IQ3)
 @pytest.mark.parametrize("importance", ["without", "uniform"])
 def test_ggml_writes_the_same_bytes_of_many_blocks(type: str, importance: str) -> None:
     x = np.concatenate([rows.kinds()["gaussian"], rows.kinds()["heavy-tailed"]])
@@ -66,7 +66,7 @@ def test_ggml_writes_the_same_bytes_of_many_blocks(type: str, importance: str) -
         assert_same_blocks(quantize(x, type, columns()[importance], isa), want, type)
 
 
-@pytest.mark.parametrize("type", IQ3)
+@pytest.mark.parametrize("type", ggml.IQ3)
 @pytest.mark.parametrize("importance", ["without", "half zero", "none for some"])
 @np.errstate(all="ignore")
 def test_the_oracle_writes_the_same_bytes(type: str, importance: str) -> None:
@@ -91,14 +91,14 @@ WEIGHTS = st.one_of(st.floats(0, 2.0**20, width=32), st.sampled_from([0.0, 1.0, 
     importance=hnp.arrays(np.float32, (256,), elements=WEIGHTS, fill=WEIGHTS),
 )
 def test_any_row_in_range(x: np.ndarray, importance: np.ndarray) -> None:
-    for type in IQ3:
+    for type in ggml.IQ3:
         for weights in (None, importance):
             want = ggml.quantize(x, type, weights)
             for isa in _native.isas():
                 assert_same_blocks(quantize(x, type, weights, isa), want, type)
 
 
-@pytest.mark.parametrize("type", IQ3)
+@pytest.mark.parametrize("type", ggml.IQ3)
 @pytest.mark.parametrize("importance", ["without", "uniform", "huge"])
 def test_any_bits_give_the_same_bytes_on_every_instruction_set(type: str, importance: str) -> None:
     rng = np.random.default_rng(7)
@@ -112,7 +112,7 @@ def test_any_bits_give_the_same_bytes_on_every_instruction_set(type: str, import
         assert_same_blocks(quantize(x, type, weights, isa), want, type)
 
 
-@pytest.mark.parametrize("type", IQ3)
+@pytest.mark.parametrize("type", ggml.IQ3)
 @pytest.mark.parametrize(("n_rows", "n_blocks"), [(1, 1), (3, 1), (5, 3), (2, 9)])
 def test_every_byte_is_written_and_no_other(type: str, n_rows: int, n_blocks: int, isa: str) -> None:
     n_cols = 256 * n_blocks
@@ -130,7 +130,7 @@ def test_every_byte_is_written_and_no_other(type: str, n_rows: int, n_blocks: in
             assert (whole[65 + want.size :] == fill).all()
 
 
-@pytest.mark.parametrize("type", IQ3)
+@pytest.mark.parametrize("type", ggml.IQ3)
 def test_the_largest_magnitude_does_not_overflow(type: str) -> None:
     rng = np.random.default_rng(3)
     most = np.float32(TYPES[type].max_abs)

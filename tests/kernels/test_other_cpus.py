@@ -13,7 +13,6 @@ import pytest
 from fastconv import _native
 from tests.kernels import ggml, rows
 from tests.kernels.test_decode import random_blocks
-from tests.kernels.test_encode import IQ2, IQ3
 from tests.kernels.test_encode_weighted import WEIGHTED, importances
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +84,7 @@ def assert_equals_this_machine(program: list[str]) -> None:
     for name, info in ggml.TYPES.items():
         if info.encodes and not info.needs_importance:
             assert run(program, "encode", name, data=x.tobytes()) == _native.quantize(x, name).tobytes(), name
-        if name in (*WEIGHTED, *IQ3, *IQ2):
+        if name in (*WEIGHTED, *ggml.IQ3, *ggml.IQ2):
             importance = importances()["half zero"]
             got = run(program, "encode_weighted", name, x.shape[1], data=importance.tobytes() + x.tobytes())
             assert got == _native.quantize(x, name, importance=importance).tobytes(), name
