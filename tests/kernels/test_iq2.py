@@ -92,6 +92,32 @@ def test_the_oracle_writes_the_same_bytes(type: str, importance: str | None) -> 
             assert_same_blocks(_native.quantize(x[:1], type, isa=isa, importance=weights), want, type)
 
 
+# Few distinct values: many splits are equal or a rounding apart, and one that is clearly the best is rare.
+@pytest.mark.parametrize("type", ["iq1_s", "iq1_m"])
+@pytest.mark.parametrize("largest", [1, 3, 30])
+def test_iq1_where_splits_are_nearly_equal(type: str, largest: int) -> None:
+    rng = np.random.default_rng(largest)
+    x = rng.integers(-largest, largest + 1, (4, 512)).astype(np.float32)
+    x[::2] *= rng.standard_normal((2, 1)).astype(np.float32)
+    for importance in (np.ones(512), rng.integers(0, 3, 512), rng.random(512)):
+        weights = importance.astype(np.float32)
+        want = by_oracle(x, type, weights) if type == "iq1_m" else ggml.quantize(x, type, weights)
+        for isa in _native.isas():
+            assert_same_blocks(_native.quantize(x, type, isa=isa, importance=weights), want, type)
+
+
+# Where what is compared is denormal, underflows or overflows in some splits and not in others.
+@pytest.mark.parametrize("exponents", [(-20, -20), (-20, -60), (-10, -110), (0, -60), (0, -100), (15, -120), (20, 40)])
+def test_iq1_s_where_products_are_tiny_or_huge(exponents: tuple[int, int]) -> None:
+    rng = np.random.default_rng(5)
+    of_x, of_weight = exponents
+    x = np.ldexp(rng.standard_normal((8, 512)), of_x + rng.integers(-3, 4, (8, 512))).astype(np.float32)
+    weights = np.ldexp(rng.random(512), of_weight + rng.integers(-20, 21, 512)).astype(np.float32)
+    want = ggml.quantize(x, "iq1_s", weights)
+    for isa in _native.isas():
+        assert_same_blocks(_native.quantize(x, "iq1_s", isa=isa, importance=weights), want, "iq1_s")
+
+
 # sha256 of the blocks of all kinds of rows, one after the other. To make them again: build libggml-base of llama.cpp
 # b11434 without contraction (its default on x86-64), and call its ggml_quantize_chunk as tests/kernels/ggml.py does.
 RECORDED = {
