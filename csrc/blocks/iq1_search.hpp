@@ -94,6 +94,7 @@ struct Split {
   // no bit. Between such values and what ggml compares there are less than ten roundings of 2^-24, so this one beats
   // whatever is the best when its turn comes, and no later one beats it: unless something overflows, is NaN, or is so
   // small that what is rounded off a denormal counts (a scale's 2^-150 times qx, less than 2^64, beside `top`).
+  // valid: the last so many lanes, or the first of sixteen that are alike, of which none is the best.
   template <int kKinds>
   FASTCONV_INLINE static uint64_t clear_best(const F32 (&qx)[kKinds], const F32 (&q2)[kKinds], uint32_t valid) {
     const F32 zero = splat(0.0f);
