@@ -18,6 +18,7 @@
 #include "engine/run.hpp"
 #include "engine/source_reader.hpp"
 #include "engine/validate.hpp"
+#include "io/allocator.hpp"
 #include "io/fault_guard.hpp"
 #include "io/rename.hpp"
 #include "io/storage.hpp"
@@ -174,6 +175,7 @@ void register_engine(py::module_& m) {
         exchange_names(PyBytes_AsString(one.ptr()), PyBytes_AsString(other.ptr()));
       },
       py::arg("one"), py::arg("other"));
+  m.def("share_one_arena", &share_one_arena);
   m.def("least_memory", &least_memory, py::arg("jobs"), py::arg("n_files"));
   py::class_<Run>(m, "Run")
       .def(py::init([](std::vector<Job> jobs, const std::vector<int>& files, int threads, const std::string& nonfinite,

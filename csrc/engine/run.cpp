@@ -8,6 +8,7 @@
 #include <system_error>
 #include <utility>
 
+#include "io/allocator.hpp"
 #include "io/storage.hpp"
 
 namespace fastconv {
@@ -51,15 +52,25 @@ Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOp
   pages_ = std::make_unique<PageKeeper>(prepared_, chunks_, ledger_.get());
 
   const size_t wanted = std::min<size_t>(options.n_threads, std::max<size_t>(chunks_.size(), 1));
-  const MemoryPlan plan = plan_memory(prepared_, wanted, options.max_memory);
+  // Threads come with stacks; what is left of the address space must do for the buffers.
+  ReservedSpace reserved;
+  MemoryPlan plan = plan_memory(prepared_, wanted, options.max_memory);
+  for (int64_t bound = options.max_memory; !reserved.reserve(plan.bytes);) {
+    if (bound > 0 && plan.bytes > bound) throw std::bad_alloc();
+    bound = plan.bytes / 2;
+    plan = plan_memory(prepared_, wanted, bound);
+  }
   writer_ = std::make_unique<Writer>(files_, plan);
+  std::unique_lock starting(starting_);
   try {
     start(plan.n_threads);
   } catch (...) {
+    starting.unlock();
     cancelled_ = stopped_ = true;
     for (std::thread& thread : threads_) thread.join();
     throw;
   }
+  reserved.release();
 }
 
 Run::~Run() { cancel(); }
@@ -84,6 +95,7 @@ void Run::start(size_t n_threads) {
 }
 
 void Run::work() {
+  { const std::lock_guard lock(starting_); }
   Converter converter(*writer_, options_.nonfinite, *options_.kernels, options_.keeps_ledger);
   while (!stopped_.load(std::memory_order_relaxed)) {
     const size_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);

@@ -87,6 +87,7 @@ class Run {
   std::atomic<int64_t> bytes_done_{0}, n_chunks_found_{0};
   std::atomic<bool> stopped_{false}, cancelled_{false};
 
+  std::mutex starting_;  // held until all threads have started
   std::mutex mutex_;
   std::condition_variable ended_;
   size_t n_working_ = 0;

@@ -111,6 +111,9 @@ class FinishedChunk:
     @property
     def rounded_blocks(self) -> int: ...
 
+def share_one_arena() -> None:
+    """Threads reserve no address space of their own from now on: for processes where it is limited."""
+
 def least_memory(jobs: Sequence[Job], n_files: int) -> int:
     """Bytes of scratch, at most, of a run of these jobs with one thread and the smallest buffers."""
 

@@ -56,7 +56,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("n_done", [0, 10, 99])
+@pytest.mark.parametrize("n_done", [10, 99])
 @pytest.mark.parametrize("case", CASES)
 def test_a_resumed_run_gives_the_same_files(model: Path, tmp_path: Path, case: str, n_done: int) -> None:
     name, options = CASES[case]
@@ -231,7 +231,7 @@ JOURNAL = ".m.gguf.resume"
 RECORD_BYTES = 44
 
 
-@pytest.mark.parametrize("n_lost", [1, 43, 44, 45, 44 * 3, 44 * 8])
+@pytest.mark.parametrize("n_lost", [1, 44, 45, 44 * 8])
 def test_a_torn_journal_counts_up_to_the_tear(model: Path, tmp_path: Path, n_lost: int) -> None:
     stop(8, model, tmp_path / "m.gguf", outtype="q4_0")
     journal = tmp_path / JOURNAL

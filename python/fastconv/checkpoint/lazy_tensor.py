@@ -261,7 +261,7 @@ def _native_piece(piece: Piece) -> _native.Piece:
     try:
         return _native.Piece(storage.fileno(), *place, *extent)
     except OSError as error:
-        raise storage.unreadable(error.strerror) from None
+        raise storage.unmappable(error) from None
     except ValueError:
         storage.check_unchanged()  # one that shrank no longer holds what its header says
         raise

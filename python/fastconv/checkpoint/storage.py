@@ -83,6 +83,16 @@ class FileStorage:
     def unreadable(self, reason: str | None) -> CheckpointError:
         return CheckpointError(f"cannot be read ({reason})", file=self.path, fix="check the disk it is on")
 
+    def unmappable(self, error: OSError) -> CheckpointError:
+        if error.errno != errno.ENOMEM:
+            return self.unreadable(error.strerror)
+        return CheckpointError(
+            "cannot be mapped into the address space of this process",
+            file=self.path,
+            expected=f"room for {self.size} bytes",
+            fix="raise the limit (ulimit -v); mapped files take no memory",
+        )
+
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             os.close(self._fd)

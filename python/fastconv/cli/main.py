@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
+from fastconv.cli.memory_limits import check_limits
 from fastconv.errors import FastconvError
 
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
+        check_limits()
         with _unwinding_signals():
             return int(arguments.run(arguments))
     except FastconvError as error:

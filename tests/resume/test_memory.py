@@ -1,0 +1,197 @@
+"""Memory that is bounded: what --max-memory promises, and what a process does that is given little."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import _native, engine
+from fastconv.adapter.delta import LoraDelta
+from fastconv.errors import PlanError, UsageError
+from fastconv.plan.job import TensorJob
+from tests import models
+from tests.e2e.conftest import write_adapter
+from tests.engine.tensors import Disk, in_memory, job, values
+
+SHAPE = models.LlamaShape(n_embd=256, n_ff=768, n_layer=2, n_head=4, n_head_kv=2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory") / "model"
+    models.write_hf(folder, SHAPE)
+    write_adapter(folder / "adapter", SHAPE, rank=5)
+    return folder
+
+
+def test_too_little_is_refused_with_what_is_needed(model: Path, tmp_path: Path) -> None:
+    options = {"outtype": "q4_0,q8_0", "lora": model / "adapter", "threads": 4}
+    with pytest.raises(PlanError, match="--max-memory is too little") as raised:
+        fastconv.convert(model, tmp_path / "{type}.gguf", max_memory="100K", **options)
+    assert list(tmp_path.iterdir()) == []
+    least = int(str(raised.value.expected).removeprefix("at least "))
+    with pytest.raises(PlanError):
+        fastconv.convert(model, tmp_path / "{type}.gguf", max_memory=least - 1, **options)
+    written = set()
+    for bound in (least, least + 1, 2 * least, "64M", None):
+        fastconv.convert(model, tmp_path / "{type}.gguf", max_memory=bound, overwrite=True, **options)
+        written.add(tuple((tmp_path / f"{name}.gguf").read_bytes() for name in ("q4_0", "q8_0")))
+    assert len(written) == 1
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "much", "1.5X"])
+def test_what_is_no_size(model: Path, tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError):
+        fastconv.convert(model, tmp_path / "m.gguf", max_memory=text)
+
+
+# Peak anonymous memory of a run beyond what the process had before, in bytes.
+MEASURE = """
+import os, sys
+from tests.resume.test_memory import jobs_on
+from pathlib import Path
+from fastconv import _native
+from fastconv.engine import _native_job
+from tests.engine.tensors import Disk
+folder, kind, bound = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+native = [_native_job(job) for job in jobs_on(Disk(folder), kind)]
+files = [os.open(folder / f"out-{i}", os.O_RDWR | os.O_CREAT) for i in range(2)]
+status = open("/proc/self/status")
+def anonymous():
+    status.seek(0)
+    return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) << 10
+before = peak = anonymous()
+run = _native.Run(native, files, 8, max_memory=bound)
+while not run.wait(0.001):
+    peak = max(peak, anonymous())
+print(peak - before)
+"""
+
+
+def jobs_on(disk: Disk, kind: str) -> list[TensorJob]:
+    if kind == "plain":
+        return [job(disk.put(np.zeros((640, 8192), np.float16)), "f32", "f16")]
+    if kind == "columnar":
+        return [job(disk.put(np.zeros((2048, 1024), np.float32)).transposed(), "f32", "q8_0")]
+    base = disk.put(np.zeros((640, 8192), np.float16))
+    deltas = tuple(
+        LoraDelta(in_memory(np.zeros((640, 64), np.float32)), in_memory(np.zeros((64, 8192), np.float32)), 1.0)
+        for _ in range(2)
+    )
+    return [job(base, "f32", "q8_0", deltas=deltas)]
+
+
+@pytest.mark.parametrize(
+    "kind", ["merge", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("plain", "columnar"))]
+)
+def test_scratch_stays_within_the_bound(tmp_path: Path, kind: str) -> None:
+    least = engine.least_memory(jobs_on(Disk(tmp_path), kind))
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    peaks = {}
+    bounds = (least, least + (6 << 20))
+    for bound in (*bounds, 0):
+        command = [sys.executable, "-c", MEASURE, tmp_path, kind, str(bound)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=100)
+        peaks[bound] = int(done.stdout)
+    for bound in bounds:
+        assert peaks[bound] <= bound, (kind, bound, peaks)
+    assert peaks[0] > peaks[least]
+
+
+def test_least_memory_grows_with_what_a_merge_holds() -> None:
+    source = in_memory(values((64, 256)))
+    plain = engine.least_memory([job(source, "f32")])
+
+    def merge(rank: int) -> TensorJob:
+        return job(
+            source, "f32", deltas=(LoraDelta(in_memory(values((64, rank))), in_memory(values((rank, 256))), 1.0),)
+        )
+
+    first, second = engine.least_memory([merge(8)]), engine.least_memory([merge(128)])
+    assert plain < first
+    assert second - first >= 4 * 120 * 256
+    assert engine.least_memory([]) <= plain < 2 << 20
+
+
+@pytest.mark.parametrize("megabytes", [24, 180, 230, 280, 700])
+def test_a_limit_of_address_space_ends_in_a_file_or_a_line(model: Path, tmp_path: Path, megabytes: int) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+
+    command = [sys.executable, "-m", "fastconv", "convert", model, "--outtype", "q4_0", "--lora", model / "adapter"]
+    done = subprocess.run(
+        [*map(str, command), "-o", str(tmp_path / "m.gguf"), "--concurrency", "8", "--quiet"],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    if done.returncode == 0:
+        assert done.stderr == ""
+        fastconv.convert(model, tmp_path / "whole.gguf", outtype="q4_0", lora=model / "adapter")
+        assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    else:
+        assert done.returncode == 1
+        assert done.stderr.startswith("fastconv: error: ")
+        assert done.stderr.count("\n") == 1
+        assert "memory" in done.stderr
+        assert list(tmp_path.iterdir()) == []
+    assert megabytes < 700 or done.returncode == 0
+    assert megabytes > 100 or done.returncode == 1
+
+
+def test_an_input_larger_than_the_address_space_says_so(model: Path, tmp_path: Path) -> None:
+    from tests.resume.sparse import write_sparse
+
+    write_sparse(tmp_path / "model", models.LlamaShape(n_embd=8192, n_ff=49152, n_layer=1, n_head=64, n_head_kv=64))
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (800 << 20, 800 << 20))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "fastconv", "convert", tmp_path / "model", "-o", tmp_path / "m.gguf"],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    size = (tmp_path / "model" / "model-00001-of-00001.safetensors").stat().st_size
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"expected room for {size} bytes" in done.stderr
+    assert "ulimit -v" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_threads_that_cannot_be_had_are_done_without(tmp_path: Path) -> None:
+    """RLIMIT_NPROC does not bind root: stacks that do not fit the address space refuse threads too."""
+    script = """
+import resource, sys, os
+import numpy as np
+from fastconv import _native
+from tests.engine.tensors import in_memory, job
+from fastconv.engine import _native_job
+made = [_native_job(job(in_memory(np.ones((512, 8192), np.float32)), "f16")) for _ in range(40)]
+size = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (size + (90 << 20), size + (90 << 20)))
+_native.share_one_arena()
+out = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+run = _native.Run(made, [out], 500, max_memory=30 << 20)
+assert run.wait(60)
+"""
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "out"], env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_bytes() == np.ones((512, 8192), np.float16).tobytes()
+    assert _native.isa()
