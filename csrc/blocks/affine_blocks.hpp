@@ -102,48 +102,49 @@ struct AffineBlocks {
   };
 
   template <bool kGuarded>
-  FASTCONV_INLINE static void write_levels(const float* x, const Fits& fits, Block& y) {
-    uint8_t scales[kLanes] = {}, mins[kLanes] = {};
-    T::get_fields(y, scales, mins);
-    Levels<kGuarded> levels;
+  FASTCONV_INLINE static void set_steps(Levels<kGuarded>& levels, const float* x, const Fits& fits, const Block& y,
+                                        I32 scales, I32 mins) {
     levels.x = x;
     levels.fits = &fits;
-    const F32 step = splat(f16_to_f32(y.d)) * to_float(load_u8(scales));
+    const F32 step = splat(f16_to_f32(y.d)) * to_float(scales);
     store(levels.step, step);
     store(levels.inverse, splat(1.0f) / step);
-    store(levels.offset, splat(f16_to_f32(y.dmin)) * to_float(load_u8(mins)));
-    T::pack(levels, y);
+    store(levels.offset, splat(f16_to_f32(y.dmin)) * to_float(mins));
   }
 
-  FASTCONV_INLINE static void put_scales(float d, float dmin, Block& y) {
-    alignas(64) float both[kLanes] = {d, dmin};
+  FASTCONV_INLINE static uint16_t f16_of(float a) {
     uint16_t halves[kLanes];
-    store_f16(halves, one_nan(load(both)));
-    y.d = halves[0];
-    y.dmin = halves[1];
+    store_f16(halves, one_nan(splat(a)));
+    return halves[0];
   }
 
-  // The low byte of the nearest integers, as ggml's conversion to uint8_t takes it.
-  FASTCONV_INLINE static void quantize_fields(const float* values, float most, uint8_t* out) {
+  // The low byte of the nearest integers, as ggml's conversion to uint8_t takes it; `common` is what they multiply.
+  FASTCONV_INLINE static I32 quantize_fields(const float* values, uint16_t& common) {
     alignas(64) float lanes[kLanes] = {};
     __builtin_memcpy(lanes, values, kSubs * sizeof(float));
+    const F32 all = load(lanes);
+    const float most = highest(max(all, splat(0.0f)));  // passes over NaN
+    common = f16_of(most / T::kFieldTop);
     const float inverse = most > 0 ? T::kFieldTop / most : 0.0f;
-    const I32 q = nearest_int(nan_to_zero(splat(inverse) * load(lanes))) & splat(0xFF);
-    store_bytes(out, T::kFieldTop == 63 ? min(q, splat(63)) : q);
+    const I32 q = nearest_int(nan_to_zero(splat(inverse) * all)) & splat(0xFF);
+    return T::kFieldTop == 63 ? min(q, splat(63)) : q;
   }
 
-  static void write_plain(const float* x, const Fits& fits, Block& y) {
-    float most_scale = 0, most_min = 0;
-    for (int s = 0; s < kSubs; ++s) {
-      most_scale = fits.scale[s] > most_scale ? fits.scale[s] : most_scale;
-      most_min = fits.min[s] > most_min ? fits.min[s] : most_min;
+  FASTCONV_INLINE static void write_plain_fields(const float* x, const Fits& fits, Levels<false>& levels, Block& y) {
+    uint16_t d, dmin;
+    I32 scales = quantize_fields(fits.scale, d), mins = quantize_fields(fits.min, dmin);
+    uint8_t scale_bytes[kLanes], min_bytes[kLanes];
+    store_bytes(scale_bytes, scales);
+    store_bytes(min_bytes, mins);
+    T::put_fields(y, scale_bytes, min_bytes);
+    if (T::kFieldTop != 63) {  // a negative scale or minimum does not fit
+      T::get_fields(y, scale_bytes, min_bytes);
+      scales = load_u8(scale_bytes);
+      mins = load_u8(min_bytes);
     }
-    uint8_t scales[kLanes], mins[kLanes];
-    quantize_fields(fits.scale, most_scale, scales);
-    quantize_fields(fits.min, most_min, mins);
-    T::put_fields(y, scales, mins);
-    put_scales(most_scale / T::kFieldTop, most_min / T::kFieldTop, y);
-    write_levels<false>(x, fits, y);
+    y.d = d;
+    y.dmin = dmin;
+    set_steps(levels, x, fits, y, scales, mins);
   }
 
   static void encode(const float* x, void* dst, int64_t n) {
@@ -152,7 +153,10 @@ struct AffineBlocks {
       const int n_supers = left < kBatch ? static_cast<int>(left) : kBatch;
       Fits fits[kBatch];
       search<typename T::Plain>(x, n_supers, fits, [](const F32* v, F32* weight, auto) { T::weigh_plain(v, weight); });
-      for (int b = 0; b < n_supers; ++b) write_plain(x + b * kSuperBlock, fits[b], y[b]);
+      // The way from fits to steps is long, but short for many side by side.
+      Levels<false> levels[kBatch];
+      for (int b = 0; b < n_supers; ++b) write_plain_fields(x + b * kSuperBlock, fits[b], levels[b], y[b]);
+      for (int b = 0; b < n_supers; ++b) T::pack(levels[b], y[b]);
     }
   }
 
@@ -193,6 +197,7 @@ struct AffineBlocks {
     uint8_t fields[kSubs][kLanes];
     alignas(64) float common[kLanes];
     store(common, Scales::search(values, weights, fields));
+    Levels<true> levels[kTogether];
     for (int b = 0; b < n; ++b) {
       uint8_t scales[kLanes] = {}, mins[kLanes] = {};
       for (int s = 0; s < kSubs; ++s) {
@@ -200,9 +205,12 @@ struct AffineBlocks {
         mins[s] = fields[s][kTogether + b];
       }
       T::put_weighted_fields(y[b], scales, mins);
-      put_scales(common[b], common[kTogether + b], y[b]);
-      write_levels<true>(x + b * kSuperBlock, fits[b], y[b]);
+      T::get_fields(y[b], scales, mins);  // what did not fit is lost
+      y[b].d = f16_of(common[b]);
+      y[b].dmin = f16_of(common[kTogether + b]);
+      set_steps(levels[b], x + b * kSuperBlock, fits[b], y[b], load_u8(scales), load_u8(mins));
     }
+    for (int b = 0; b < n; ++b) T::pack(levels[b], y[b]);
   }
 
   template <class SuperOf>
@@ -232,14 +240,6 @@ struct AffineBlocks {
     }
   }
 };
-
-// Q4_K and Q5_K: the square root of the mean of squares plus the magnitude.
-FASTCONV_INLINE void weigh_by_level_and_magnitude(const F32* v, F32* weight, int n) {
-  F32 sum = splat(0.0f);
-  for (int i = 0; i < n; ++i) sum = sum + v[i] * v[i];
-  const F32 level = sqrt(sum / splat(static_cast<float>(n)));
-  for (int i = 0; i < n; ++i) weight[i] = level + abs(v[i]);
-}
 
 }  // namespace
 }  // namespace fastconv::FASTCONV_ISA_NAMESPACE

@@ -17,8 +17,38 @@ struct RoundQ4_1 {
   FASTCONV_INLINE static I32 level(F32 scaled) { return round_away(scaled); }
 };
 
+// Step and minimum of a type T from the range of each block, as Q4_1 and Q5_1 have them.
+template <class T, class Field, int kTop>
+struct FromRange {
+  struct Scales {
+    Field ds[kGroup], ms[kGroup];
+    alignas(64) float inverses[kGroup], mins[kGroup];
+  };
+
+  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
+    const Range range = first_range(x, n_blocks);
+    const F32 d = steps_of(range, static_cast<float>(kTop));
+    store(s.ds, d);
+    store(s.ms, range.min);
+    store(s.inverses, inverse_or_zero(d));
+    store(s.mins, range.min);
+  }
+
+  template <class Block>
+  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
+    for (int b = 0; b < n_blocks; ++b) {
+      const F32 inverse = splat(s.inverses[b]), m = splat(s.mins[b]);
+      y[b].d = s.ds[b];
+      y[b].m = s.ms[b];
+      T::put_levels(y[b], T::levels(x + b * kBlock, m, inverse), T::levels(x + b * kBlock + 16, m, inverse));
+    }
+  }
+
+  static void encode(const float* x, void* dst, int64_t n) { encode_groups<T>(x, dst, n); }
+};
+
 template <class Field, class Order, class Rounding>
-struct Q4_1Family {
+struct Q4_1Family : FromRange<Q4_1Family<Field, Order, Rounding>, Field, 15> {
   using Nibbles = Order;
   static constexpr bool kHasMin = true;
   struct __attribute__((packed)) Block {
@@ -31,28 +61,6 @@ struct Q4_1Family {
     return Rounding::level((load(x) - m) * inverse);
   }
 
-  struct Scales {
-    Field ds[kGroup], ms[kGroup];
-    alignas(64) float inverses[kGroup], mins[kGroup];
-  };
-
-  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
-    const Range range = first_range(x, n_blocks);
-    const F32 d = steps_of(range, 15.0f);
-    store(s.ds, d);
-    store(s.ms, range.min);
-    store(s.inverses, inverse_or_zero(d));
-    store(s.mins, range.min);
-  }
-
-  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
-    for (int b = 0; b < n_blocks; ++b) {
-      const F32 inverse = splat(s.inverses[b]), m = splat(s.mins[b]);
-      y[b].d = s.ds[b];
-      y[b].m = s.ms[b];
-      put_levels(y[b], levels(x + b * kBlock, m, inverse), levels(x + b * kBlock + 16, m, inverse));
-    }
-  }
   FASTCONV_INLINE static void put_levels(Block& y, I32 q0, I32 q1) { Order::pack(y.qs, q0, q1); }
 
   FASTCONV_INLINE static void decode_block(const Block& block, float* y) {
@@ -69,7 +77,6 @@ struct Q4_1Family {
     reorder<typename Other::Nibbles, Order>(from.qs, to.qs);
   }
 
-  static void encode(const float* x, void* dst, int64_t n) { encode_groups<Q4_1Family>(x, dst, n); }
   static void decode(const void* src, float* y, int64_t n) { decode_blocks<Q4_1Family>(src, y, n); }
 };
 

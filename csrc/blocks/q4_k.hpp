@@ -29,7 +29,36 @@ struct SixBitFields {
   }
 };
 
-struct Q4_K {
+// What Q4_K and Q5_K share.
+struct SubBlocksOf32 {
+  static constexpr int kN = 32;
+  static constexpr int kFieldTop = 63;
+  struct PlainTries {
+    static constexpr int kN = 32;
+    static constexpr float kStep = 0.1f;
+    static constexpr bool kAbsolute = false, kGuarded = false, kJumps = false;
+  };
+
+  // The square root of the mean of squares plus the magnitude.
+  FASTCONV_INLINE static void weigh_plain(const F32* v, F32* weight) {
+    F32 sum = splat(0.0f);
+    for (int i = 0; i < kN; ++i) sum = sum + v[i] * v[i];
+    const F32 level = sqrt(sum / splat(static_cast<float>(kN)));
+    for (int i = 0; i < kN; ++i) weight[i] = level + abs(v[i]);
+  }
+  FASTCONV_INLINE static F32 variance(F32 sum) { return (sum + sum) / splat(static_cast<float>(kSuperBlock)); }
+
+  template <class Block>
+  FASTCONV_INLINE static void put_fields(Block& y, const uint8_t* scales, const uint8_t* mins) {
+    SixBitFields::put(y.scales, scales, mins);
+  }
+  template <class Block>
+  FASTCONV_INLINE static void get_fields(const Block& y, uint8_t* scales, uint8_t* mins) {
+    SixBitFields::get(y.scales, scales, mins);
+  }
+};
+
+struct Q4_K : SubBlocksOf32 {
   struct __attribute__((packed)) Block {
     uint16_t d, dmin;    // f16
     uint8_t scales[12];  // SixBitFields
@@ -37,28 +66,15 @@ struct Q4_K {
   };
   static_assert(sizeof(Block) == 144);
 
-  static constexpr int kN = 32;
-  static constexpr int kFieldTop = 63;
-  struct Plain {
-    static constexpr int kN = 32;
+  struct Plain : PlainTries {
     static constexpr float kTop = 15;
     static constexpr int kTries = 21;
-    static constexpr float kStart = -1.0f, kStep = 0.1f;
-    static constexpr bool kAbsolute = false, kGuarded = false, kJumps = false;
+    static constexpr float kStart = -1.0f;
   };
   using Weighted = WeightedTries<32, 15>;
 
-  FASTCONV_INLINE static void weigh_plain(const F32* v, F32* weight) { weigh_by_level_and_magnitude(v, weight, kN); }
-  FASTCONV_INLINE static F32 variance(F32 sum) { return (sum + sum) / splat(static_cast<float>(kSuperBlock)); }
-
-  FASTCONV_INLINE static void put_fields(Block& y, const uint8_t* scales, const uint8_t* mins) {
-    SixBitFields::put(y.scales, scales, mins);
-  }
   FASTCONV_INLINE static void put_weighted_fields(Block& y, const uint8_t* scales, const uint8_t* mins) {
-    SixBitFields::put(y.scales, scales, mins);
-  }
-  FASTCONV_INLINE static void get_fields(const Block& y, uint8_t* scales, uint8_t* mins) {
-    SixBitFields::get(y.scales, scales, mins);
+    put_fields(y, scales, mins);
   }
 
   // Byte 32 i + j = element 64 i + j | element 64 i + 32 + j << 4.

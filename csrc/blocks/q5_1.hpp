@@ -4,13 +4,13 @@
 // alone.
 #pragma once
 
-#include "blocks/groups_of_32.hpp"
+#include "blocks/q4_1.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
 template <class Order>
-struct Q5_1Family {
+struct Q5_1Family : FromRange<Q5_1Family<Order>, F16Field, 31> {
   using Nibbles = Order;
   static constexpr bool kHasMin = true;
   struct __attribute__((packed)) Block {
@@ -24,28 +24,6 @@ struct Q5_1Family {
     return truncate((load(x) - m) * inverse + splat(0.5f));
   }
 
-  struct Scales {
-    F16Field ds[kGroup], ms[kGroup];
-    alignas(64) float inverses[kGroup], mins[kGroup];
-  };
-
-  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
-    const Range range = first_range(x, n_blocks);
-    const F32 d = steps_of(range, 31.0f);
-    store(s.ds, d);
-    store(s.ms, range.min);
-    store(s.inverses, inverse_or_zero(d));
-    store(s.mins, range.min);
-  }
-
-  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
-    for (int b = 0; b < n_blocks; ++b) {
-      const F32 inverse = splat(s.inverses[b]), m = splat(s.mins[b]);
-      y[b].d = s.ds[b];
-      y[b].m = s.ms[b];
-      put_levels(y[b], levels(x + b * kBlock, m, inverse), levels(x + b * kBlock + 16, m, inverse));
-    }
-  }
   FASTCONV_INLINE static void put_levels(Block& y, I32 q0, I32 q1) {
     y.qh = fifth_bits(q0, q1);
     Order::pack(y.qs, q0 & splat(15), q1);
@@ -66,7 +44,6 @@ struct Q5_1Family {
     reorder<typename Other::Nibbles, Order>(from.qs, to.qs);
   }
 
-  static void encode(const float* x, void* dst, int64_t n) { encode_groups<Q5_1Family>(x, dst, n); }
   static void decode(const void* src, float* y, int64_t n) { decode_blocks<Q5_1Family>(src, y, n); }
 };
 

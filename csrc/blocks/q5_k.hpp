@@ -7,7 +7,7 @@
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
-struct Q5_K {
+struct Q5_K : SubBlocksOf32 {
   struct __attribute__((packed)) Block {
     uint16_t d, dmin;    // f16
     uint8_t scales[12];  // SixBitFields
@@ -16,32 +16,19 @@ struct Q5_K {
   };
   static_assert(sizeof(Block) == 176);
 
-  static constexpr int kN = 32;
-  static constexpr int kFieldTop = 63;
-  struct Plain {
-    static constexpr int kN = 32;
+  struct Plain : PlainTries {
     static constexpr float kTop = 31;
     static constexpr int kTries = 16;
-    static constexpr float kStart = -0.5f, kStep = 0.1f;
-    static constexpr bool kAbsolute = false, kGuarded = false, kJumps = false;
+    static constexpr float kStart = -0.5f;
   };
   using Weighted = WeightedTries<32, 31>;
 
-  FASTCONV_INLINE static void weigh_plain(const F32* v, F32* weight) { Q4_K::weigh_plain(v, weight); }
-  FASTCONV_INLINE static F32 variance(F32 sum) { return Q4_K::variance(sum); }
-
-  FASTCONV_INLINE static void put_fields(Block& y, const uint8_t* scales, const uint8_t* mins) {
-    SixBitFields::put(y.scales, scales, mins);
-  }
   FASTCONV_INLINE static void put_weighted_fields(Block& y, uint8_t* scales, uint8_t* mins) {
     for (int i = 0; i < 8; ++i) {
       scales[i] = scales[i] < 63 ? scales[i] : 63;
       mins[i] = mins[i] < 63 ? mins[i] : 63;
     }
-    SixBitFields::put(y.scales, scales, mins);
-  }
-  FASTCONV_INLINE static void get_fields(const Block& y, uint8_t* scales, uint8_t* mins) {
-    SixBitFields::get(y.scales, scales, mins);
+    put_fields(y, scales, mins);
   }
 
   // Byte 32 i + j = element 64 i + j | element 64 i + 32 + j << 4; bit i of byte j in qh: of element 32 i + j.
