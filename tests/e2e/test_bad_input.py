@@ -159,7 +159,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, tuple[str
         lambda f: (f / "tokenizer_config.json").write_text('{"chat_template": "\\ud800"}'),
         (),
         1,
-        ("not Unicode", "ud800"),
+        ("surrogates not allowed", "ud800"),
     ),
     "NaN": (set_value(Q_PROJ, (3, 5), np.nan), (), 1, (Q_PROJ, "nan", "row 3", "--nonfinite")),
     "infinity": (set_value(Q_PROJ, (0, 0), np.inf), (), 1, (Q_PROJ, "inf", "--nonfinite")),

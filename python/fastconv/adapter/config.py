@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastconv.adapter.pattern_effort import MAX_EFFORT, MAX_NAME, matching_effort
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.errors import AdapterError
 from fastconv.paths import exists
@@ -103,6 +104,8 @@ def pattern_key(patterns: Iterable[str], module: str) -> str:
 
     Source: PEFT 0.21, peft.utils.other.get_pattern_key.
     """
+    if len(module) > MAX_NAME:
+        return module
     for pattern in patterns:
         if re.match(rf"(.*\.)?({pattern})$", module):
             return pattern
@@ -187,11 +190,14 @@ def _pattern(path: str, config: Mapping[str, Any], name: str) -> Iterable[tuple[
         raise _bad(path, name, patterns, "an object")
     for pattern in patterns:
         try:
+            effort = matching_effort(pattern)
             re.compile(rf"(.*\.)?({pattern})$")
         except (re.error, OverflowError, RecursionError) as error:
             raise AdapterError(
                 f"{name} holds a pattern that is no regular expression ({error})", file=path, found=repr(pattern)[:80]
             ) from None
+        if effort > MAX_EFFORT:
+            raise AdapterError(f"{name} holds a pattern that would take too long", file=path, found=repr(pattern)[:80])
     return patterns.items()
 
 

@@ -96,7 +96,7 @@ def _from_hf(checkpoint: Checkpoint) -> CanonicalModel:
         key: f"model.layers.0.{module}.bias" in tensors
         for key, module in (("attention_bias", "self_attn.q_proj"), ("mlp_bias", "mlp.up_proj"))
     }
-    hparams = _located(spec, biases | checkpoint.config, config_path)
+    hparams = _located(spec, biases | checkpoint.config, config_path, len(tensors))
     return _checked(checkpoint, spec, hparams, tensors, checkpoint.config, {name: name for name in tensors})
 
 
@@ -105,7 +105,7 @@ def _from_gguf(checkpoint: Checkpoint) -> CanonicalModel:
     wanted = _wanted(checkpoint.tensors, gguf_keys.IGNORED, checkpoint.path)
     config = gguf_keys.as_hf_config(checkpoint.metadata, checkpoint.tensors, checkpoint.path)
     config |= {"architectures": [spec.hf_classes[0]], "model_type": spec.name}
-    hparams = _located(spec, config, checkpoint.path)
+    hparams = _located(spec, config, checkpoint.path, len(wanted))
     expected = {name: rule for rule, _, name in instances(spec, hparams)}
     canonical = {stored: name for name, stored in gguf_keys.gguf_names(spec, expected).items()}
     tensors: dict[str, LazyTensor] = {}
@@ -154,7 +154,7 @@ def _under_meta_names(
 ) -> CanonicalModel:
     spec = LLAMA
     config = as_hf_config(params, lambda name: joined[name].shape, n_ctx)
-    hparams = _located(spec, config, params_path)
+    hparams = _located(spec, config, params_path, len(joined))
     names = _meta_names(spec, hparams)
     tensors: dict[str, LazyTensor] = {}
     source_names: dict[str, str] = {}
@@ -178,17 +178,22 @@ def _proven(checkpoint: Checkpoint, model: NamedModel) -> CanonicalModel:
     """A model that bears canonical names already."""
     path = os.path.join(checkpoint.directory, "config.json")
     spec = spec_for(model.config, path)
-    hparams = _located(spec, model.config, path)
+    hparams = _located(spec, model.config, path, len(model.tensors))
     return _checked(checkpoint, spec, hparams, model.tensors, model.config, model.source_names)
 
 
-def _located(spec: ArchitectureSpec, config: dict[str, Any], path: str) -> Hyperparameters:
+def _located(spec: ArchitectureSpec, config: dict[str, Any], path: str, n_tensors: int) -> Hyperparameters:
     try:
-        return spec.hyperparameters(config)
+        hparams = spec.hyperparameters(config)
     except ArchitectureError as error:
         raise ArchitectureError(
             error.what, file=path, found=error.found, expected=error.expected, fix=error.fix
         ) from None
+    if hparams.n_layer > n_tensors:  # before names are made for all of them
+        raise ArchitectureError(
+            "states more layers than the model has tensors", file=path, found=hparams.n_layer, expected=n_tensors
+        )
+    return hparams
 
 
 def _meta_names(spec: ArchitectureSpec, hparams: Hyperparameters) -> dict[str, tuple[str, TensorRule]]:

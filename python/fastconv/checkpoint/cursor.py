@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from fastconv.checkpoint.storage import FileStorage
@@ -12,14 +13,15 @@ from fastconv.errors import CheckpointError
 class Cursor:
     """A position in a file and a window of its bytes. Everything little-endian.
 
-    chunk: bytes read at a time. limit: how far a header may reach.
+    chunk: bytes read at a time. limit: how far a header may reach. memory: bytes that what is read may take in Python.
     """
 
-    def __init__(self, storage: FileStorage, chunk: int = 1 << 20, limit: int = 1 << 62) -> None:
+    def __init__(self, storage: FileStorage, chunk: int = 1 << 20, limit: int = 1 << 62, memory: int = 1 << 62) -> None:
         self.storage = storage
         self.position = 0
         self._chunk = chunk
         self._limit = limit
+        self._memory = memory
         self._window = b""
         self._start = 0
 
@@ -44,24 +46,31 @@ class Cursor:
     def u64(self) -> int:
         return int.from_bytes(self.take(8), "little")
 
-    def strings(self, count: int, longest: int) -> list[bytes]:
+    def strings(self, count: int, longest: int) -> Iterator[bytes]:
         """`count` strings, each behind its u64 length. Raises CheckpointError where one is longer than `longest`."""
         self.check_count(count, 8, "strings")
-        found: list[bytes] = []
-        while len(found) < count:
+        left = count
+        while left:
             at = self.locate(8)
             window = self._window
             # As many as the window holds whole: vocabularies have hundreds of thousands.
-            for _ in range(count - len(found)):
+            while left:
                 stop = at + 8 + int.from_bytes(window[at : at + 8], "little")
                 if at + 8 > len(window) or stop > len(window):
                     break
-                found.append(window[at + 8 : stop])
+                yield window[at + 8 : stop]
+                left -= 1
                 at = stop
             self.position = self._start + at
-            if len(found) < count:
-                found.append(self.take(self.checked_length(self.u64(), longest)))
-        return found
+            if left:
+                yield self.take(self.checked_length(self.u64(), longest))
+                left -= 1
+
+    def spend(self, n_bytes: int) -> None:
+        """Raises CheckpointError once more memory is spent than a header may take."""
+        self._memory -= n_bytes
+        if self._memory < 0:
+            raise CheckpointError("header needs more memory than any model's", file=self.storage.path)
 
     def checked_length(self, length: int, longest: int) -> int:
         if length > longest:

@@ -14,6 +14,7 @@ from typing import Any
 from fastconv.checkpoint.cursor import Cursor
 from fastconv.checkpoint.foreign_types import block_of, ggml_type_name
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.marks import GGML_FAMILIES
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
@@ -22,7 +23,9 @@ from fastconv.paths import exists
 _VERSIONS = {"ggml": (0,), "ggmf": (1,), "ggjt": (1, 2, 3)}
 HPARAMS = ("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot", "ftype")
 ALIGNMENT = 32  # of tensor data in GGJT; the older two have none
+MAX_TOKENS = 1 << 18  # eight times LLaMA's
 MAX_TOKEN_BYTES = 1 << 16
+MAX_VOCABULARY_BYTES = 1 << 24
 MAX_NAME_BYTES = 256
 _EMBEDDING = "tok_embeddings.weight"
 
@@ -82,7 +85,7 @@ def read_ggjt(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, An
 
 
 def _read_part(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
-    cursor = Cursor(storage)
+    cursor = Cursor(storage, limit=MAX_VOCABULARY_BYTES)
     container, version = _container(cursor)
     values = cursor.unpack(struct.Struct("<7I"))
     metadata: dict[str, Any] = {"container": container, "version": version, **dict(zip(HPARAMS, values, strict=True))}
@@ -99,6 +102,7 @@ def _read_part(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, A
         if tensor.name in tensors:
             raise CheckpointError("appears twice", file=storage.path, tensor=tensor.name)
         tensors[tensor.name] = tensor
+        check_tensor_count(storage.path, len(tensors))
     if container == "ggml":
         tensors = _mark_planar(storage, tensors)
     return tensors, metadata
@@ -127,6 +131,10 @@ def _container(cursor: Cursor) -> tuple[str, int]:
 
 def _vocabulary(cursor: Cursor, n_vocab: int, scored: bool) -> tuple[list[bytes], list[float]]:
     cursor.check_count(n_vocab, 8 if scored else 4, "tokens")
+    if n_vocab > MAX_TOKENS:
+        raise CheckpointError(
+            "holds too many tokens", file=cursor.storage.path, found=n_vocab, expected=f"at most {MAX_TOKENS}"
+        )
     score_of = struct.Struct("<f")
     tokens: list[bytes] = []
     scores: list[float] = []

@@ -15,12 +15,16 @@ from fastconv.checkpoint import marks
 from fastconv.checkpoint.cursor import Cursor
 from fastconv.checkpoint.foreign_types import block_of, ggml_type_name
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
 
-MAX_HEADER_BYTES = 1 << 30
-MAX_STRING_BYTES = 1 << 26
-MAX_ARRAY_ITEMS = 1 << 24  # 30 times the largest list of merges
+MAX_HEADER_BYTES = 1 << 25
+MAX_STRING_BYTES = 1 << 24
+MAX_ARRAY_ITEMS = 1 << 22  # eight times the largest list of merges
+# All values as Python holds them. A vocabulary of 262,144 tokens and 514,906 merges, the largest there is, needs 80 MB.
+MAX_VALUE_MEMORY = 128 << 20
+MAX_KEYS = 1 << 14
 MAX_KEY_BYTES = (1 << 16) - 1
 MAX_NAME_BYTES = 64
 MAX_DIMS = 4
@@ -30,6 +34,8 @@ DEFAULT_ALIGNMENT = 32
 # struct codes by value type; 7, 8 and 9 are bool, string and array.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
+# What Python needs for an item of an array (small integers are there already), a string short of its text, a key.
+_ITEM_MEMORY, _SMALL_ITEM_MEMORY, _STRING_MEMORY, _KEY_MEMORY = 48, 16, 72, 512
 
 
 def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, Any], dict[str, bytes]]:
@@ -38,7 +44,7 @@ def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, An
     Shapes have the output dimension first, as everywhere but in the file. Strings that are not UTF-8 stay bytes; a
     tensor of an unknown type is kept under the type name `ggml_type_N`. Raises CheckpointError.
     """
-    cursor = Cursor(storage, limit=MAX_HEADER_BYTES)
+    cursor = Cursor(storage, limit=MAX_HEADER_BYTES, memory=MAX_VALUE_MEMORY)
     if cursor.take(4) != marks.GGUF:
         raise CheckpointError("is no GGUF file", file=storage.path)
     version = cursor.u32()
@@ -48,24 +54,27 @@ def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, An
         raise CheckpointError(what, file=storage.path, found=version, expected="2 or 3, little-endian")
     n_tensors, n_values = cursor.u64(), cursor.u64()
     cursor.check_count(n_values, 8 + 4 + 1, "key-values")
+    if n_values > MAX_KEYS:
+        raise CheckpointError(
+            "holds too many key-values", file=storage.path, found=n_values, expected=f"at most {MAX_KEYS}"
+        )
     metadata: dict[str, Any] = {}
-    ends: list[tuple[int, int]] = []
-    first = cursor.position
+    encoded: dict[str, bytes] = {}
     for _ in range(n_values):
         key = _key(cursor)
         if key in metadata:
             raise CheckpointError(f"key {key} appears twice", file=storage.path)
+        cursor.spend(_KEY_MEMORY)
         start = cursor.position
         metadata[key] = _value(cursor, cursor.u32(), key, 0)
-        ends.append((start - first, cursor.position - first))
-    section = storage.read(first, cursor.position - first)
-    encoded = {key: section[start:end] for key, (start, end) in zip(metadata, ends, strict=True)}
+        encoded[key] = storage.read(start, cursor.position - start)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise CheckpointError(
             "general.alignment is no power of two", file=storage.path, found=str(alignment)[:80], expected="32"
         )
     cursor.check_count(n_tensors, 8 + 4 + 4 + 8, "tensors")
+    check_tensor_count(storage.path, n_tensors)
     records = [_record(cursor) for _ in range(n_tensors)]
     data_start = -(-cursor.position // alignment) * alignment
     return _tensors(storage, records, data_start, alignment), metadata, encoded
@@ -111,7 +120,9 @@ def _value(cursor: Cursor, value_type: int, key: str, depth: int) -> Any:
         [value] = cursor.unpack(struct.Struct("<" + _SCALARS[value_type]))
         return _booleans(cursor, [value], key)[0] if value_type == _BOOL else value
     if value_type == _STRING:
-        return _text(cursor.take(cursor.checked_length(cursor.u64(), MAX_STRING_BYTES)))
+        raw = cursor.take(cursor.checked_length(cursor.u64(), MAX_STRING_BYTES))
+        cursor.spend(_text_memory(len(raw)))
+        return _text(raw)
     if value_type != _ARRAY:
         raise CheckpointError(f"{key} is of an unknown value type", file=cursor.storage.path, found=value_type)
     if depth == MAX_ARRAY_DEPTH:
@@ -127,12 +138,23 @@ def _value(cursor: Cursor, value_type: int, key: str, depth: int) -> Any:
     if item_type in _SCALARS:
         items = struct.Struct(f"<{count}{_SCALARS[item_type]}")
         cursor.check_count(items.size, 1, "bytes in an array")
+        cursor.spend(count * (_SMALL_ITEM_MEMORY if item_type in (0, _BOOL) else _ITEM_MEMORY))
         values = list(cursor.unpack(items))
         return _booleans(cursor, values, key) if item_type == _BOOL else values
     if item_type == _STRING:
-        return [_text(raw) for raw in cursor.strings(count, MAX_STRING_BYTES)]
+        cursor.spend(count * _STRING_MEMORY)
+        start = cursor.position
+        texts = [_text(raw) for raw in cursor.strings(count, MAX_STRING_BYTES)]
+        cursor.spend(_text_memory(cursor.position - start - 8 * count))
+        return texts
     cursor.check_count(count, 4 + 8, "arrays")
+    cursor.spend(count * _STRING_MEMORY)
     return [_value(cursor, item_type, key, depth + 1) for _ in range(count)]
+
+
+def _text_memory(n_bytes: int) -> int:
+    """Of all characters of a text the widest decides how many bytes each takes."""
+    return 4 * n_bytes
 
 
 def _text(raw: bytes) -> str | bytes:

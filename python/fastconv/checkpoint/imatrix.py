@@ -17,6 +17,7 @@ from fastconv.checkpoint import marks
 from fastconv.checkpoint.cursor import Cursor
 from fastconv.checkpoint.gguf import MAX_NAME_BYTES, read_gguf
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
 
@@ -131,6 +132,7 @@ def _from_dat(storage: FileStorage) -> ImportanceMatrix:
     cursor = Cursor(storage)
     n_entries = _number(cursor, "entries", 1)
     cursor.check_count(n_entries, 3 * _I32.size, "entries")
+    check_tensor_count(storage.path, n_entries)
     entries: dict[str, ImatrixEntry] = {}
     for _ in range(n_entries):
         name = _name(cursor)

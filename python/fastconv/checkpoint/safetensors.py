@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any, NoReturn
 
 from fastconv.checkpoint.foreign_types import ELEMENT_BITS
+from fastconv.checkpoint.json_file import first_line, parse_json
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.limits import MAX_HEADER_MEMORY, check_json_memory, check_tensor_count
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
 
@@ -30,8 +31,8 @@ def read_safetensors(
         raise CheckpointError("__metadata__ is not a map of strings", file=storage.path)
     tensors: dict[str, LazyTensor] = {}
     spans: list[tuple[int, int, str]] = []
-    for name, entry in sorted(header.items()):  # the order of every safetensors loader, so of files made with them
-        dtype, shape, begin, end = _check_entry(storage, name, entry)
+    for name in sorted(header):  # the order of every safetensors loader, so of files made with them
+        dtype, shape, begin, end = _check_entry(storage, name, header.pop(name))
         spans.append((begin, end, name))
         tensors[name] = LazyTensor.stored(name, dtype, shape, storage, data_start + begin)
     _check_spans(storage, spans, storage.size - data_start)
@@ -51,29 +52,13 @@ def _read_header(storage: FileStorage) -> tuple[dict[str, Any], int]:
     raw = storage.read(8, length)
     if raw[:1] != b"{":
         raise CheckpointError("header does not begin with '{'", file=storage.path, found=repr(raw[:8]))
+    check_json_memory(storage.path, raw, MAX_HEADER_MEMORY)
     try:
-        text = raw.decode("utf-8")
-        header = json.loads(text, object_pairs_hook=_unique_keys)
-        if "\\u" in text:
-            json.dumps(header, ensure_ascii=False).encode("utf-8")  # an escaped lone surrogate is no text
+        header = parse_json(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"header is not valid JSON ({_first_line(error)})", file=storage.path) from None
+        raise CheckpointError(f"header is not valid JSON ({first_line(error)})", file=storage.path) from None
+    check_tensor_count(storage.path, len(header))
     return header, 8 + length
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise ValueError(f"duplicate key {key!r}")
-            seen.add(key)
-    return unique
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def _check_entry(storage: FileStorage, name: str, entry: Any) -> tuple[str, list[int], int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastconv.checkpoint.foreign_types import ELEMENT_BITS
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.state_dict import find_state_dict
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.checkpoint.tensor_globals import (
@@ -44,7 +45,9 @@ def read_tensor_pickle(pickle: bytes, data: dict[str, Record], storage: FileStor
             expected=refused.expected,
         ) from None
     tensors: dict[str, LazyTensor] = {}
-    for name, ref in find_state_dict(root, TensorRef, storage.path).items():
+    found = find_state_dict(root, TensorRef, storage.path)
+    check_tensor_count(storage.path, len(found))
+    for name, ref in found.items():
         offset = ref.storage.record.offset + ref.offset * ELEMENT_BITS[ref.dtype] // 8
         try:
             tensors[name] = LazyTensor.stored(name, ref.dtype, ref.shape, storage, offset, ref.strides)
@@ -60,6 +63,8 @@ def read_tensor_pickle(pickle: bytes, data: dict[str, Record], storage: FileStor
 
 
 # Source of the opcodes: the descriptions in Python's pickletools.
+
+MAX_OBJECT_BYTES = 64 << 20  # that 40,000 tensors take
 
 
 class _Interpreter:
@@ -80,7 +85,8 @@ class _Interpreter:
     def _run(self) -> Any:
         pickle = self._pickle
         end = len(pickle)
-        memo: dict[int, Any] = {}
+        memo: list[Any] = []  # picklers number what they store from 0 on
+        spent = 0
         marks: list[list[Any]] = []
         stack: list[Any] = []
         push = stack.append
@@ -88,9 +94,12 @@ class _Interpreter:
         while True:
             op = pickle[at]
             at += 1
+            spent += _COSTS[op]
+            if spent > MAX_OBJECT_BYTES:
+                raise Refused("data.pkl makes more objects than a model", expected=f"at most {MAX_OBJECT_BYTES} bytes")
             # Most frequent first.
             if op == 0x72:  # LONG_BINPUT
-                memo[_U32(pickle, at)[0]] = stack[-1]
+                _store(memo, _U32(pickle, at)[0], stack[-1])
                 at += 4
             elif op == 0x4B:  # BININT1
                 push(pickle[at])
@@ -126,7 +135,7 @@ class _Interpreter:
             elif op == 0x29:  # EMPTY_TUPLE
                 push(())
             elif op == 0x71:  # BINPUT
-                memo[pickle[at]] = stack[-1]
+                _store(memo, pickle[at], stack[-1])
                 at += 1
             elif op == 0x6A:  # LONG_BINGET
                 push(_recall(memo, _U32(pickle, at)[0]))
@@ -138,7 +147,7 @@ class _Interpreter:
                 push(_U16(pickle, at)[0])
                 at += 2
             elif op == 0x94:  # MEMOIZE
-                memo[len(memo)] = stack[-1]
+                memo.append(stack[-1])
             elif op == 0x8C:  # SHORT_BINUNICODE
                 length = pickle[at]
                 at += 1
@@ -284,8 +293,18 @@ _BYTES = {
 }
 
 
+# Bytes that an opcode may leave allocated, from above: places on the stack, in a container or the memo; numbers and
+# strings, short of their length; and containers with their first item.
+_PLACES = b"\x28\x29\x30\x31\x4b\x4e\x68\x6a\x71\x72\x88\x89\x94"
+_SCALARS = b"\x42\x43\x47\x4a\x4d\x54\x55\x58\x8a\x8c\x8d\x8e\x96"
+_CONTAINERS = b"\x28\x51\x52\x5d\x74\x7d\x85\x86\x87\x8f\x91"
+_COSTS = [96 if op in _CONTAINERS else 80 if op in _SCALARS else 16 if op in _PLACES else 0 for op in range(256)]
+
+
 class _Set:
     """Stands for a set; its items are metadata and are dropped."""
+
+    __slots__ = ()
 
 
 def _slice(pickle: bytes, at: int, length: int) -> bytes:
@@ -305,8 +324,17 @@ def _line(pickle: bytes, at: int) -> tuple[str, int]:
     return pickle[at:end].decode("utf-8"), end + 1
 
 
-def _recall(memo: dict[int, Any], index: int) -> Any:
-    if index not in memo:
+def _store(memo: list[Any], index: int, value: Any) -> None:
+    if index == len(memo):
+        memo.append(value)
+    elif index < len(memo):
+        memo[index] = value
+    else:
+        raise Refused("data.pkl stores out of order", index, f"at most {len(memo)}")
+
+
+def _recall(memo: list[Any], index: int) -> Any:
+    if index >= len(memo):
         raise Refused("data.pkl recalls what it never stored", index)
     return memo[index]
 

@@ -11,12 +11,15 @@ import zlib
 from dataclasses import dataclass
 
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.checkpoint.tensor_globals import Record
 from fastconv.checkpoint.tensor_pickle import read_tensor_pickle
 from fastconv.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 8 << 20  # some 40,000 tensors
+MAX_DIRECTORY_BYTES = 16 << 20
+_MAX_OTHERS = 16  # members that hold no tensor
 
 # Source: APPNOTE.TXT 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.14 to 4.3.16 (its end).
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -101,6 +104,9 @@ def _read_directory(storage: FileStorage) -> tuple[list[_Member], int]:
             offset + size,
             f"at most {storage.size}",
         )
+    check_tensor_count(storage.path, n_members - _MAX_OTHERS)
+    if size > MAX_DIRECTORY_BYTES:
+        raise _damaged(storage, "directory is too large", f"{size} bytes", f"at most {MAX_DIRECTORY_BYTES}")
     if n_members * _CENTRAL.size > size:
         raise _damaged(
             storage,

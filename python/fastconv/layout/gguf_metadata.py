@@ -20,6 +20,8 @@ from gguf.utility import size_label
 
 from fastconv.architecture.hparams import Hyperparameters, RopeScaling
 from fastconv.architecture.spec import CanonicalModel
+from fastconv.checkpoint.json_file import MAX_JSON_BYTES, first_line, parse_json
+from fastconv.checkpoint.yaml_file import check_front_matter
 from fastconv.errors import CheckpointError
 from fastconv.layout.gguf_values import encode_string, encode_value
 from fastconv.paths import is_file
@@ -182,6 +184,8 @@ def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> 
         directory /= model.title  # no folder: what stands beside the file need not belong to it
     generation = _generation_config(directory)
     card = directory / "README.md"
+    if card.is_file():
+        check_front_matter(card)
     try:
         metadata = Metadata.load(None, directory, None, n_params)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -207,11 +211,12 @@ def _generation_config(directory: Path) -> dict[str, Any]:
     if not is_file(path):
         return {}
     try:
-        found = json.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            found = parse_json(file.read(MAX_JSON_BYTES).decode("utf-8"))
     except json.JSONDecodeError:
         return {}  # as gguf takes it: it only advises
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("is not valid JSON", file=path, found=str(error)) from None
+        raise CheckpointError("is not valid JSON", file=path, found=first_line(error)) from None
     if not isinstance(found, dict):
         raise CheckpointError("has the wrong JSON value", file=path, found=type(found).__name__, expected="an object")
     return found

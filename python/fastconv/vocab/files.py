@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from typing import Any
 
-from fastconv.errors import VocabularyError
+from fastconv.checkpoint.json_file import first_line, parse_json
+from fastconv.checkpoint.limits import check_json_memory
+from fastconv.errors import CheckpointError, VocabularyError
 from fastconv.paths import exists, is_file, is_folder
 
 SENTENCEPIECE_MODEL = "tokenizer.model"
 TOKENIZER_JSON = "tokenizer.json"
+MAX_FILE_BYTES = 64 << 20  # twice the largest there is
+MAX_JSON_MEMORY = 512 << 20
 
 
 class TokenizerFiles:
@@ -34,11 +37,14 @@ class TokenizerFiles:
         return is_file(self.path(name))
 
     def bytes(self, name: str) -> bytes:
-        """The whole file. Raises VocabularyError if it cannot be read."""
+        """The whole file. Raises VocabularyError if it cannot be read or is too large to be a tokenizer's."""
         path = self.path(name)
         try:
             with open(path, "rb") as file:
-                return file.read()
+                size = os.fstat(file.fileno()).st_size
+                if size > MAX_FILE_BYTES:
+                    raise VocabularyError("is too large", file=path, found=size, expected=f"at most {MAX_FILE_BYTES}")
+                return file.read(size)
         except OSError as error:
             raise VocabularyError(f"cannot be read ({error.strerror})", file=path) from None
 
@@ -57,11 +63,16 @@ class TokenizerFiles:
         return self._objects[name]
 
     def _read_object(self, name: str) -> dict[str, Any]:
+        text = self.text(name)
         try:
-            found = json.loads(self.text(name))
+            check_json_memory(self.path(name), text.encode(), MAX_JSON_MEMORY)
+        except CheckpointError as error:
+            raise VocabularyError(error.what, file=error.file, found=error.found, expected=error.expected) from None
+        try:
+            found = parse_json(text)
         except (ValueError, RecursionError) as error:
             raise VocabularyError(
-                "is not valid JSON", file=self.path(name), found=str(error), fix="download or copy it again"
+                "is not valid JSON", file=self.path(name), found=first_line(error), fix="download or copy it again"
             ) from None
         if not isinstance(found, dict):
             raise VocabularyError(

@@ -120,7 +120,7 @@ def _added(files: TokenizerFiles, n_vocab: int) -> list[tuple[int, str, TokenTyp
         content = token.get("content") if isinstance(token, dict) else None
         if not isinstance(content, str):
             raise VocabularyError(f"added_tokens_decoder has no content for id {key}", file=path)
-        token_id = _checked_id(int(key) if key.isdecimal() else key, n_vocab, path, content)
+        token_id = _checked_id(int(key) if key.isdecimal() and len(key) < 20 else key, n_vocab, path, content)
         added.append((token_id, *added_token_type(content, bool(token.get("special")))))
     return added
 

@@ -1,0 +1,56 @@
+"""Coverage-guided fuzzing of one parser: python -m tests.fuzz.fuzz_parsers TARGET [CORPUS] [libFuzzer's options].
+
+Needs atheris. Ends with libFuzzer's code 77 and a file crash-* in the current folder where an input is a finding: an
+error that is no FastconvError, ten seconds for one input, or more than 2 GB.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["fastconv", "json", "yaml"], enable_loader_override=False):
+    from tests.fuzz import parsers
+
+from tests.fuzz.seeds import SEEDS, WORDS
+
+
+def write_corpus(target: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(SEEDS[target]()):
+        (folder / f"seed-{number}").write_bytes(seed)
+
+
+def write_dictionary(target: str, file: Path) -> None:
+    lines = ["".join(f"\\x{byte:02x}" for byte in word) for word in WORDS.get(target, ())]
+    file.write_text("".join(f'"{line}"\n' for line in lines))
+
+
+def main() -> None:
+    target, *options = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = Path(options.pop(0)) if options and not options[0].startswith("-") else Path(scratch) / "corpus"
+        write_corpus(target, corpus)
+        dictionary = Path(scratch) / "words"
+        write_dictionary(target, dictionary)
+        defaults = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=8192", f"-dict={dictionary}"]
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        if not os.environ.get("FUZZ_VERBOSE"):
+            os.dup2(devnull, 1)  # sentencepiece and tokenizers talk
+
+        def run_one(data: bytes) -> None:
+            parsers.survives(target, data)
+
+        atheris.Setup([sys.argv[0], *defaults, *options, str(corpus)], run_one)
+        try:
+            atheris.Fuzz()
+        finally:
+            parsers.remove_folders()
+
+
+if __name__ == "__main__":
+    main()
