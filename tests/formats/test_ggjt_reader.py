@@ -140,6 +140,39 @@ MALFORMED = {
     ),
     "bytes after the last": (ggjt_bytes([GOOD]) + b"\0" * 3, "is truncated"),
     "zeros after the last": (ggjt_bytes([GOOD]) + b"\0" * 64, "no tensor record at offset"),
+    "empty file of a kind": (b"tjgg", "is truncated"),
+    "header cut": (ggjt_bytes([GOOD])[:30], "is truncated"),
+    "ggjt version 0": (ggjt_bytes([GOOD], version=0), "ggjt version is unknown: found 0"),
+    "ggjt version of 2^32 - 1": (ggjt_bytes([GOOD], version=2**32 - 1), "ggjt version is unknown: found 4294967295"),
+    "ggmf version 0": (ggjt_bytes([GOOD], magic=b"fmgg", version=0), "ggmf version is unknown: found 0"),
+    "one token more than there is": (ggjt_bytes([], n_vocab=3), "states more tokens than fit"),
+    "more tokens than any vocabulary": (
+        b"lmgg" + struct.pack("<7I", 1 << 20, 32, 256, 4, 1, 8, 0) + bytes(4 << 20),
+        "holds too many tokens: found 1048576",
+    ),
+    "vocabulary of 20 MB": (
+        ggjt_bytes([], n_vocab=400, tokens=[bytes(1 << 16)] * 400),
+        "header is too long: expected at most 16777216 bytes",
+    ),
+    "token of 65537 bytes": (ggjt_bytes([], n_vocab=1, tokens=[bytes(65537)]), "token 0 is too long: found 65537"),
+    "token past the end": (ggjt_bytes([], n_vocab=1, tokens=()) + struct.pack("<If", 60, 0), "is truncated"),
+    "score missing": (ggjt_bytes([], n_vocab=2)[:-4], "states more tokens than fit|is truncated"),
+    "2^32 - 1 dimensions": (
+        ggjt_bytes([]) + struct.pack("<3I", 2**32 - 1, 4, 0) + bytes(64),
+        "no tensor record at offset",
+    ),
+    "name of 2^32 - 1 bytes": (ggjt_bytes([]) + struct.pack("<4I", 1, 2**32 - 1, 0, 32), "no tensor record at offset"),
+    "name past the end": (ggjt_bytes([]) + struct.pack("<4I", 1, 99, 0, 32) + b"x", "is truncated"),
+    "name not UTF-8": (
+        ggjt_bytes([GOOD]) + struct.pack("<4I", 1, 2, 0, 32) + b"\xff\xfe" + bytes(160),
+        "its name is not UTF-8",
+    ),
+    "type of 2^32 - 1": (ggjt_bytes([(EMBEDDING, [32], 2**32 - 1, bytes(99))]), "type is unknown to ggjt version 3"),
+    "rows do not divide by 256": (ggjt_bytes([(EMBEDDING, [32], 14, bytes(210))]), "rows do not divide into q6_k"),
+    "last tensor cut by a byte": (ggjt_bytes([GOOD, ("w", [32], 0, bytes(127))]), "tensor w: data runs past the end"),
+    "one row of 2^32 - 1": (ggjt_bytes([(EMBEDDING, [2**32 - 1], 0, b"")]), "data runs past the end of the file"),
+    "the padding missing": (ggjt_bytes([(EMBEDDING, [32, 1], 0, bytes(128))], aligned=False), "past the end"),
+    "embedding of no width, then nothing": (ggjt_bytes([("w", [0, 0], 0, b"")]), "is no LLaMA model"),
     "width does not divide": (
         ggjt_bytes([(EMBEDDING, [24, 2], 0, bytes(192))], **CONTAINERS["ggml"]),
         "width does not divide n_embd: found 24, expected 32",
@@ -154,7 +187,7 @@ def test_malformed_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     file.write_bytes(raw)
     with pytest.raises(CheckpointError) as raised:
         open_checkpoint(file)
-    assert message in str(raised.value)
+    assert any(part in str(raised.value) for part in message.split("|"))
     assert "\n" not in str(raised.value)
 
 

@@ -70,7 +70,8 @@ bool compare(Type type, const std::vector<const KernelTable*>& tables, Random& r
   const TypeInfo& info = type_info(type);
   const int64_t size = row_bytes(type, batch.n);
   const int64_t n_cols = batch.n / 4 / info.block_size * info.block_size;
-  fill_values(random, batch.values.data(), batch.n, info.block_size > 1 ? info.block_size : 32, info.max_abs);
+  if (info.max_abs > 0)
+    fill_values(random, batch.values.data(), batch.n, info.block_size > 1 ? info.block_size : 32, info.max_abs);
   for (float& value : batch.importance) value = random() % 16 ? static_cast<float>(random() % 65536) / 256 : 0.0f;
   for (const bool weighted : {false, true}) {
     for (const KernelTable* table : tables) {
