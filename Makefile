@@ -6,13 +6,15 @@ BUILD_DIR ?= build/dev
 # A file of tests stays in one process: its fixtures take long to make.
 PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 BENCHMARK_FLAGS ?=
+SOAK_FLAGS ?= --minutes 600
+SANITIZE_TESTS ?= tests/kernels tests/engine tests/formats tests/ggjt tests/gguf
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc python CMakeLists.txt -name '*.cpp' -o -name '*.hpp' -o -name '*.py' -o -name '*.pyi' -o -name CMakeLists.txt)
 CPP_FILES := $(shell find csrc tests benchmarks '(' -name '*.cpp' -o -name '*.hpp' ')')
 
 .NOTPARALLEL:
-.PHONY: demo test lint slow benchmark build format clean
+.PHONY: demo test lint slow benchmark build format clean fuzzers soak sanitize
 
 demo: $(VENV)/.package $(VENV)/.demo
 	$(VENV)/bin/python examples/demo.py demo
@@ -48,6 +50,28 @@ build:
 	  -Dpybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir) -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/python/fastconv
 	cmake --build $(BUILD_DIR) -j 2
 
+# Needs nothing but a compiler; with clang, CXX=clang++, libFuzzer guides the inputs.
+fuzzers:
+	cmake -S . -B build/isas -DCMAKE_BUILD_TYPE=Release -DFASTCONV_FUZZERS=ON
+	cmake --build build/isas -j 2 --target compare_isas
+	cmake -S . -B build/fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFASTCONV_FUZZERS=ON -DFASTCONV_SANITIZE=ON
+	cmake --build build/fuzz -j 2 --target fuzz_engine
+
+# Hours; it can be ended and begun again, and writes what it did to docs/trust.md.
+soak: fuzzers $(VENV)/.package $(VENV)/.test $(VENV)/.fuzz
+	$(VENV)/bin/python -m tests.fuzz.soak $(SOAK_FLAGS)
+
+# The tests on an extension that AddressSanitizer and UBSan watch. Python itself leaks by its habits: leaks are not asked for.
+sanitize: $(VENV)/.package $(VENV)/.test
+	rm -rf build/sanitized && mkdir -p build/sanitized && cp -R python/fastconv build/sanitized/ && rm -f build/sanitized/fastconv/*.so
+	cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFASTCONV_SANITIZE=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python -Dpybind11_DIR=$$($(VENV)/bin/python -m pybind11 --cmakedir) \
+	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/build/sanitized/fastconv
+	cmake --build build/sanitize -j 2
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libubsan.so)" \
+	  PYTHONPATH=build/sanitized $(VENV)/bin/python -m pytest -p no:cacheprovider $(SANITIZE_TESTS)
+
 clean:
 	rm -rf $(VENV) build demo dist wheelhouse
 
@@ -81,6 +105,6 @@ $(VENV)/.alone: $(VENV)/.package
 	$(VENV)/alone/bin/python -m pip --quiet install .
 	touch $@
 
-$(VENV)/.slow $(VENV)/.benchmark: $(VENV)/.%: $(VENV)/.pip pyproject.toml
+$(VENV)/.slow $(VENV)/.benchmark $(VENV)/.fuzz: $(VENV)/.%: $(VENV)/.pip pyproject.toml
 	$(PIP) install --group $*
 	touch $@

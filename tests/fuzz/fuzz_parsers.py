@@ -26,7 +26,7 @@ def write_corpus(target: str, folder: Path) -> None:
 
 
 def write_dictionary(target: str, file: Path) -> None:
-    lines = ["".join(f"\\x{byte:02x}" for byte in word) for word in WORDS.get(target, ())]
+    lines = ["".join(f"\\x{byte:02x}" for byte in word) for word in WORDS[target]]
     file.write_text("".join(f'"{line}"\n' for line in lines))
 
 
@@ -36,8 +36,10 @@ def main() -> None:
         corpus = Path(options.pop(0)) if options and not options[0].startswith("-") else Path(scratch) / "corpus"
         write_corpus(target, corpus)
         dictionary = Path(scratch) / "words"
-        write_dictionary(target, dictionary)
-        defaults = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=8192", f"-dict={dictionary}"]
+        defaults = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=8192"]
+        if WORDS.get(target):
+            write_dictionary(target, dictionary)
+            defaults.append(f"-dict={dictionary}")
         devnull = os.open(os.devnull, os.O_WRONLY)
         if not os.environ.get("FUZZ_VERBOSE"):
             os.dup2(devnull, 1)  # sentencepiece and tokenizers talk

@@ -81,7 +81,7 @@ def _model_pieces(files: TokenizerFiles) -> Pieces:
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(files.bytes(SENTENCEPIECE_MODEL))
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):  # the latter where its message quotes the file
         raise VocabularyError(
             "is not a SentencePiece model", file=path, fix="download or copy it again, or give --vocabtype bpe"
         ) from None
@@ -96,7 +96,10 @@ def _model_pieces(files: TokenizerFiles) -> Pieces:
     ):
         for token_id in compress(ids, has_type(ids)):
             types[token_id] = token_type
-    tokens = list(map(str.encode, processor.IdToPiece(ids)))
+    try:
+        tokens = list(map(str.encode, processor.IdToPiece(ids)))
+    except UnicodeError:
+        raise VocabularyError("holds a piece that is not UTF-8 text", file=path) from None
     return Pieces(tokens, processor.GetScore(ids), types, len(ids))
 
 
