@@ -62,10 +62,10 @@ soak: fuzzers $(VENV)/.package $(VENV)/.test $(VENV)/.fuzz
 	$(VENV)/bin/python -m tests.fuzz.soak $(SOAK_FLAGS)
 
 # The tests on an extension that AddressSanitizer and UBSan watch. Python itself leaks by its habits: leaks are not asked for.
-sanitize: $(VENV)/.package $(VENV)/.test
+sanitize: $(VENV)/.package $(VENV)/.test $(VENV)/.fuzz
 	rm -rf build/sanitized && mkdir -p build/sanitized && cp -R python/fastconv build/sanitized/ && rm -f build/sanitized/fastconv/*.so
 	cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFASTCONV_SANITIZE=ON \
-	  -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python -Dpybind11_DIR=$$($(VENV)/bin/python -m pybind11 --cmakedir) \
+	  -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python -Dpybind11_DIR=$$($(VENV)/bin/python -m pybind11 --cmakedir) \
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/build/sanitized/fastconv
 	cmake --build build/sanitize -j 2
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
