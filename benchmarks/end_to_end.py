@@ -64,7 +64,7 @@ def check(bench: Bench, case: Case, *, numpy_path: bool) -> Checked:
         seconds, peak = run_once(*commands)
         checked.samples[name] = Samples([seconds], [peak])
 
-    if numpy_path and case.in_numpy:
+    if numpy_path:
         run_once(*bench.numpy_commands(case, theirs, "--ordered"))
         checked.compared["NumPy"] = check_tensors(ours, theirs)
         theirs.unlink()
@@ -90,7 +90,7 @@ def measure_case(bench: Bench, case: Case, rounds: int, slow_rounds: int, *, num
     }
     if case.lora:
         contenders["fastconv without LoRA"] = (rounds, lambda: bench.fastconv_commands(Case(case.type), outfile))
-    if numpy_path and case.in_numpy:
+    if numpy_path:
         contenders["NumPy"] = (slow_rounds, lambda: bench.numpy_commands(case, outfile))
         contenders["gguf.quants"] = (slow_rounds, lambda: bench.numpy_commands(case, outfile, "--quantizer", "gguf"))
     if bench.llama_cpp:
@@ -123,7 +123,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="of fastconv and the floor")
     parser.add_argument("--slow-rounds", type=int, default=3, help="of all others")
     parser.add_argument("--cases", default=",".join(case.name for case in CASES), help="comma-separated")
-    parser.add_argument("--no-numpy", action="store_true", help="leave out the NumPy path, which takes minutes")
+    parser.add_argument(
+        "--numpy",
+        default=",".join(case.name for case in CASES if case.in_numpy),
+        help="cases of the NumPy path, which takes minutes; comma-separated, none if empty",
+    )
     parser.add_argument("--tiny", action="store_true", help="a model of seconds, to try the benchmark itself")
     parser.add_argument(
         "--llama-cpp", type=Path, nargs=2, metavar=("SOURCE", "BIN"), help="its source tree and folder of built tools"
@@ -160,7 +164,7 @@ def main() -> None:
             warm(bench.model)
             warm(bench.adapter)
             result["cases"][case.name] = measure_case(
-                bench, case, arguments.rounds, arguments.slow_rounds, numpy_path=not arguments.no_numpy
+                bench, case, arguments.rounds, arguments.slow_rounds, numpy_path=case.name in arguments.numpy.split(",")
             )
             arguments.results.mkdir(parents=True, exist_ok=True)
             (arguments.results / "end_to_end.json").write_text(json.dumps(result, indent=2) + "\n")

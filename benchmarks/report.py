@@ -1,4 +1,4 @@
-"""results/*.json to a Markdown table and a chart, and both into README.md between its benchmark marks."""
+"""results/*.json to Markdown tables and charts, and these into README.md between its benchmark marks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+import report_kernels
 from contenders import HERE
 
 README = HERE.parent / "README.md"
@@ -152,7 +153,7 @@ def chart(end_to_end: dict, path: Path) -> None:
 
 
 def main() -> None:
-    """Write results/table.md and results/chart.png; with --readme, put them into README.md."""
+    """Write results/table.md and the charts beside it; with --readme, put them into README.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--readme", action="store_true")
@@ -164,6 +165,13 @@ def main() -> None:
     lit_file = arguments.results / "lit_checkpoints.json"
     if lit_file.exists():
         text += "\n\n" + lit_table(json.loads(lit_file.read_text()))
+    kernels_file = arguments.results / "kernels.json"
+    if kernels_file.exists():
+        kernels = json.loads(kernels_file.read_text())
+        report_kernels.chart(kernels, arguments.results / "kernels.png")
+        image = "![Encoders beside ggml's](benchmarks/results/kernels.png)"
+        folded = f"<details>\n<summary>Figures</summary>\n\n{report_kernels.table(kernels)}\n\n</details>"
+        text += f"\n\n{image}\n\n{folded}"
     (arguments.results / "table.md").write_text(text + "\n")
     chart(end_to_end, arguments.results / "chart.png")
     if arguments.readme:
