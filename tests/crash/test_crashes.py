@@ -25,8 +25,8 @@ LENGTHS = [pytest.param("short", id="short"), pytest.param("long", id="long", ma
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_call_that_fails(server: Server, length: str) -> None:
     """A non-zero exit, one line, the older output as it was, nothing else left, open or mapped; or success."""
-    counts = inject_faults(server, 1, {"short": 52, "long": 1300}[length])
-    assert counts["faults"] >= {"short": 40, "long": 1000}[length]
+    counts = inject_faults(server, 1, {"short": 52, "long": 1000}[length])
+    assert counts["faults"] >= {"short": 40, "long": 800}[length]
     refused = sum(n for ending, n in counts.items() if ending.endswith(": refused"))
     assert refused > counts["faults"] // 3
 

@@ -93,7 +93,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object], int]] =
     "imatrix gguf": (imatrix(is_gguf=True), importance, 31),
     "imatrix dat": (imatrix(is_gguf=False), importance, 64),
 }
-LENGTHS = [pytest.param(60, id="short"), pytest.param(1000, id="long", marks=pytest.mark.slow)]
+LENGTHS = [pytest.param(30, id="short"), pytest.param(1000, id="long", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("n_cuts", LENGTHS)

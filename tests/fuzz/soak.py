@@ -130,7 +130,7 @@ def crash(figures: Figures, work: Path) -> None:
         for line in told.splitlines():
             if line.startswith("{"):
                 counts = json.loads(line)
-                figures.add(campaign, sum(v for k, v in counts.items() if k not in ("campaign", "seed", "seconds")))
+                figures.add(campaign, counts[campaign])
         if code:
             figures.find(f"{campaign}: {last_line(told)}")
 

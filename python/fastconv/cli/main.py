@@ -37,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line. argv: without the program's name, default sys.argv[1:]. Returns the exit code."""
     # NumPy starts a thread per CPU for linear algebra that nothing here uses: 60 ms of every start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    parser = _parser()
+    arguments = None
     try:
-        arguments = parser.parse_args(argv)
+        arguments = _parser().parse_args(argv)
         check_limits()
         with _unwinding_signals():
             return int(arguments.run(arguments))
