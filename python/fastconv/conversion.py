@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 # Configurations, tokenizers, chat templates and model cards.
 _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".yaml")
 
+# A limit of memory beyond which no run comes, and what one takes that neither a file backs nor the engine counts.
+_AMPLE_BYTES = 1 << 30
+_BESIDE_SCRATCH_BYTES = 8 << 20
+
 Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""
 
@@ -86,7 +90,7 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Preparation:
-    """A run that was proven to the byte; nothing has been written."""
+    """A run that was proven to the byte; nothing has been written. max_memory: bytes of scratch, None: no bound."""
 
     request: ConvertRequest
     files: tuple[PlannedFile, ...]
@@ -94,6 +98,7 @@ class Preparation:
     bytes_in: int
     adapters: tuple[AdapterSummary, ...]
     notes: tuple[str, ...]
+    max_memory: int | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -146,7 +151,7 @@ def prepare(request: ConvertRequest) -> Preparation:
     jobs = _jobs(model, tensors, [file.laid_out for file in files])
     jobs, importance_notes = with_importance(jobs, [file.type for file in files], recipe.imatrix)
     check_types(jobs)
-    _check_memory(request, jobs)
+    max_memory = _scratch_bound(request, jobs)
     stale = () if request.checksum else tuple(_stale_sums(file.path for file in files))
     notes = (*model.notes, *requantization_notes(jobs), *importance_notes, *stale)
     return Preparation(
@@ -154,6 +159,7 @@ def prepare(request: ConvertRequest) -> Preparation:
         files,
         jobs,
         bytes_in=engine.input_bytes(jobs),
+        max_memory=max_memory,
         adapters=adapted.summaries,
         notes=tuple(dict.fromkeys((*notes, *(note for file in files for note in file.laid_out.notes)))),
     )
@@ -200,7 +206,7 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
                 threads,
                 request.nonfinite,
                 progress,
-                max_memory=request.max_memory,
+                max_memory=prepared.max_memory,
                 ledger=kept,
             )
         except OSError as error:
@@ -333,16 +339,34 @@ def convert(
     return execute(prepare(request), progress)
 
 
-def _check_memory(request: ConvertRequest, jobs: Sequence[TensorJob]) -> None:
-    if request.max_memory is None:
-        return
+def _scratch_bound(request: ConvertRequest, jobs: Sequence[TensorJob]) -> int | None:
+    """Bytes of scratch that the request and the control group of the process leave, None where neither has a bound."""
+    limit = engine.memory_limit()
+    room = None if limit is None or limit > _AMPLE_BYTES else limit - _own_bytes() - _BESIDE_SCRATCH_BYTES
+    bounds = [bound for bound in (request.max_memory, room) if bound is not None]
+    if not bounds:
+        return None
     least = engine.least_memory(jobs)
-    if least > request.max_memory:
+    if request.max_memory is not None and least > request.max_memory:
         raise PlanError(
             "--max-memory is too little for this conversion",
             found=f"{request.max_memory} bytes",
             expected=f"at least {least}",
         )
+    if room is not None and least > room:
+        assert limit is not None
+        raise PlanError(
+            "the memory that the control group leaves is too little for this conversion",
+            found=f"{limit} bytes",
+            expected=f"at least {limit - room + least}",
+        )
+    return min(bounds)
+
+
+def _own_bytes() -> int:
+    """Memory of this process that no file backs."""
+    with open("/proc/self/status") as status:
+        return next((int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon")), 0)
 
 
 def _kept_bytes(request: ConvertRequest, planned: PlannedFile) -> int:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # How long a wait may last before the interpreter looks for signals.
 _POLL_SECONDS = 0.1
+# What control groups say where there is no limit is more than any machine has.
+_UNLIMITED_BYTES = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,13 @@ def default_threads() -> int:
     return cpus
 
 
+def memory_limit() -> int | None:
+    """Bytes that the control groups (v1 or v2) of this process leave it; None where none has a limit."""
+    membership, root = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+    limits = _cgroup_values(membership, root, "memory", _memory_v2, _memory_v1)
+    return min((int(limit) for limit in limits), default=None)
+
+
 def _ratio(delta_norm: float, base_norm: float) -> float:
     if delta_norm == 0:
         return 0.0
@@ -248,6 +257,14 @@ def _input_files(jobs: Sequence[TensorJob], others: Sequence[LazyTensor] = ()) -
 
 def _cgroup_quotas(membership: Path, root: Path) -> Iterator[float]:
     """CPUs allowed by each control group that this process is in, from its own up to the root."""
+    return _cgroup_values(membership, root, "cpu", _quota_v2, _quota_v1)
+
+
+_ReadLimit = Callable[[Path], float | None]
+
+
+def _cgroup_values(membership: Path, root: Path, controller: str, v2: _ReadLimit, v1: _ReadLimit) -> Iterator[float]:
+    """What control groups of either version say, from the process's own up to the root."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -255,9 +272,9 @@ def _cgroup_quotas(membership: Path, root: Path) -> Iterator[float]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            base, read = root, _quota_v2
-        elif "cpu" in controllers.split(","):
-            base, read = root / "cpu", _quota_v1
+            base, read = root, v2
+        elif controller in controllers.split(","):
+            base, read = root / controller, v1
         else:
             continue
         # In a container the path may be the host's; then the group's own files are those at the root.
@@ -266,6 +283,22 @@ def _cgroup_quotas(membership: Path, root: Path) -> Iterator[float]:
             quota = read(base / folder)
             if quota is not None:
                 yield quota
+
+
+def _memory_v2(folder: Path) -> float | None:
+    return _limit_in(folder / "memory.max")
+
+
+def _memory_v1(folder: Path) -> float | None:
+    return _limit_in(folder / "memory.limit_in_bytes")
+
+
+def _limit_in(file: Path) -> float | None:
+    try:
+        limit = int(file.read_text())
+    except (OSError, ValueError):  # "max", for one
+        return None
+    return limit if limit < _UNLIMITED_BYTES else None
 
 
 def _quota_v2(folder: Path) -> float | None:

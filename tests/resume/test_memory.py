@@ -195,3 +195,42 @@ assert run.wait(60)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out").read_bytes() == np.ones((512, 8192), np.float16).tobytes()
     assert _native.isa()
+
+
+def test_a_control_group_bounds_scratch(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fastconv.convert(model, tmp_path / "whole.gguf", outtype="q4_0")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "memory_limit", lambda: 16 << 20)
+        with pytest.raises(PlanError, match="control group leaves is too little") as raised:
+            fastconv.convert(model, tmp_path / "m.gguf", outtype="q4_0")
+        assert not (tmp_path / "m.gguf").exists()
+        needed = int(str(raised.value.expected).removeprefix("at least "))
+        patch.setattr(engine, "memory_limit", lambda: needed + (8 << 20))
+        bounds = []
+        real = engine.run
+        patch.setattr(engine, "run", lambda *a, **k: bounds.append(k["max_memory"]) or real(*a, **k))
+        fastconv.convert(model, tmp_path / "m.gguf", outtype="q4_0")
+    assert 0 < bounds[0] < 16 << 20
+    assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "1000\n"}, [1000]),
+        ("4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "4096\n"}, [4096]),
+        ("4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "9223372036854771712\n"}, []),
+        ("4:memory:/host/path\n0::/\n", {"memory/memory.limit_in_bytes": "7\n"}, [7]),
+        ("4:cpu:/x\n", {"cpu/x/memory.limit_in_bytes": "7\n"}, []),
+    ],
+)
+def test_limits_of_control_groups(tmp_path: Path, membership: str, files: dict[str, str], expected: list[int]) -> None:
+    (tmp_path / "membership").write_text(membership)
+    for name, text in files.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = engine._cgroup_values(
+        tmp_path / "membership", tmp_path / "root", "memory", engine._memory_v2, engine._memory_v1
+    )
+    assert list(found) == expected
