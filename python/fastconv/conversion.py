@@ -45,7 +45,7 @@ _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".yaml")
 
 # A limit of memory beyond which no run comes, and what one takes that neither a file backs nor the engine counts.
 _AMPLE_BYTES = 1 << 30
-_BESIDE_SCRATCH_BYTES = 8 << 20
+_BESIDE_SCRATCH_BYTES = 16 << 20
 
 Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""
