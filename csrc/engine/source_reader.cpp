@@ -103,6 +103,7 @@ const SourceReader::Band& SourceReader::band_of(int64_t stored_row) const {
 
 template <typename Visit>
 void SourceReader::for_each_rectangle(int64_t r0, int64_t r1, int64_t c0, int64_t c1, Visit visit) const {
+  if (c0 >= c1) return;  // of a source without columns there are no bands
   const std::vector<int64_t>& rows = source_.rows;
   for (int64_t r = r0, n; r < r1; r += n) {
     const int64_t stored = rows.empty() ? r : rows[r];

@@ -152,10 +152,10 @@ struct JobBuilder {
       Piece piece{storage, type, bytes.number(64), n_cols, 1, row, n_rows, col, n_cols};
       if (i + 1 < n_pieces) (by_columns ? piece.n_cols : piece.n_rows) = bytes.below(64);
       if (by_columns) {
-        if (i + 1 == n_pieces) piece.n_cols = n_cols - col;
+        if (i + 1 == n_pieces) piece.n_cols = n_cols > col ? n_cols - col : n_cols;
         col += piece.n_cols;
       } else {
-        if (i + 1 == n_pieces) piece.n_rows = n_rows - row;
+        if (i + 1 == n_pieces) piece.n_rows = n_rows > row ? n_rows - row : n_rows;
         row += piece.n_rows;
       }
       if (any && bytes.byte() % 8 == 0) {
@@ -174,8 +174,11 @@ struct JobBuilder {
 void convert(const Job& job, const Bytes& seed) {
   Bytes bytes = seed;
   static const int descriptor = memfd_create("fuzz", 0);
-  const RunOptions options{1, static_cast<NonFinite>(bytes.byte() % 3), bytes.below(4096), false,
-                           tables()[bytes.byte() % tables().size()]};
+  RunOptions options;
+  options.nonfinite = static_cast<NonFinite>(bytes.byte() % 3);
+  options.tile_bytes = bytes.below(4096);
+  options.direct = false;
+  options.kernels = tables()[bytes.byte() % tables().size()];
   try {
     Run run({job}, {descriptor}, options);
     while (!run.wait(10)) {
@@ -193,9 +196,9 @@ void job(Bytes& bytes) {
   Bytes contents = bytes;
   contents.fill(memory.get(), size);
   JobBuilder build{bytes, Storage::in_memory(memory.get(), size, nullptr)};
-  const int64_t n_rows = bytes.number(16), n_cols = bytes.number(8) * (bytes.byte() % 2   ? 32
-                                                                       : bytes.byte() % 2 ? 256
-                                                                                          : 1);
+  const int64_t n_rows = bytes.number(16), n_blocks = bytes.number(8);
+  const int64_t width = bytes.byte() % 2 ? 32 : bytes.byte() % 2 ? 256 : 1;
+  const int64_t n_cols = n_blocks >= 0 && n_blocks <= 8 ? n_blocks * width : n_blocks;
   Job job{"fuzzed", build.source(n_rows, n_cols, true), {}, {}};
   for (int64_t i = bytes.byte() % 3; i > 0; --i) {
     const int64_t rank = bytes.number(4);
