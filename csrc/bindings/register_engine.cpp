@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -57,6 +58,15 @@ Source make_source(int64_t n_rows, int64_t n_cols, std::vector<Piece> pieces, co
   return source;
 }
 
+// So many that the pages they are on are few: a column of a matrix is on all of its pages.
+int64_t rows_at_a_time(const SourceReader& reader, int64_t start, int64_t stop) {
+  constexpr int64_t kWindowBytes = 16 << 20;
+  if (reader.columnar()) return stop - start;  // gives its pages back as it walks
+  int64_t bytes = 1;
+  for (const FileRange& range : reader.file_ranges(start, stop, 0, reader.n_cols())) bytes += range.end - range.begin;
+  return std::max<int64_t>((stop - start) / (bytes / kWindowBytes + 1), 1);
+}
+
 py::array_t<float> read_rows(const Source& source, int64_t start, int64_t stop) {
   if (start < 0 || stop < start || stop > source.n_rows)
     throw std::invalid_argument("rows [" + std::to_string(start) + ", " + std::to_string(stop) + ") of " +
@@ -67,7 +77,13 @@ py::array_t<float> read_rows(const Source& source, int64_t start, int64_t stop) 
   const py::gil_scoped_release released;
   const FaultGuard guard;
   const SourceReader reader(source, false, kernels());
-  if (source.n_cols > 0) reader.read(start, stop, 0, source.n_cols, data);
+  const int64_t step = rows_at_a_time(reader, start, stop);
+  for (int64_t row = start; row < stop && source.n_cols > 0; row += step) {
+    const int64_t end = std::min(row + step, stop);
+    reader.read(row, end, 0, source.n_cols, data + (row - start) * source.n_cols);
+    for (const FileRange& range : reader.file_ranges(row, end, 0, source.n_cols))
+      range.file->release(range.begin, range.end);
+  }
   InputFiles inputs;
   inputs.add(source);
   inputs.check_lost();

@@ -277,6 +277,32 @@ print(peak() - before)
 """
 
 
+READ = """
+import re, sys
+from dataclasses import replace
+from pathlib import Path
+from tests.engine.tensors import Disk
+from tests.engine.test_run import sparse_input
+
+tensor = sparse_input(Disk(Path(sys.argv[1])), 600)
+piece = tensor.pieces[0]
+n_rows = (600 << 20) // 1024 // 2
+narrow = replace(piece, row_stride=1024, n_rows=n_rows, n_cols=1)
+column = replace(tensor, shape=(n_rows, 1), n_rows=n_rows, n_cols=1, pieces=(narrow,))
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+assert not column.numpy().any()
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10)
+"""
+
+
+def test_a_column_read_leaves_no_pages(disk: Disk) -> None:
+    """It is on all 600 MB of them."""
+    command = [sys.executable, "-c", READ, str(disk.folder)]
+    printed = subprocess.run(command, env=subprocess_environment(), timeout=120, capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    assert int(printed.stdout) < 150
+
+
 @pytest.mark.parametrize("view", ["plain", "rows", "transposed", "merged"])
 def test_peak_memory_is_bounded(disk: Disk, view: str) -> None:
     """Mapped pages count. 600 MB of input leave less than 50 MB, one tensor or 300 with a delta each."""
