@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BUILD_DIR ?= build/dev
-# A file of tests stays in one process: its fixtures take long to make.
-PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+# A file of tests stays in one process: its fixtures take long to make. In alphabetical order long ones do not come last.
+PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BENCHMARK_FLAGS ?=
 SOAK_FLAGS ?= --minutes 600
 SANITIZE_TESTS ?= tests/kernels tests/engine tests/formats tests/ggjt tests/gguf
