@@ -79,6 +79,23 @@ class LlamaShape:
         return shapes
 
 
+# Hugging Face's names in Meta's checkpoints; source: transformers, convert_llama_weights_to_hf.py.
+META_NAMES = {
+    "model.embed_tokens": "tok_embeddings",
+    "model.norm": "norm",
+    "lm_head": "output",
+    "self_attn.q_proj": "attention.wq",
+    "self_attn.k_proj": "attention.wk",
+    "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
 def random_tensors(shape: LlamaShape, seed: int = 0) -> dict[str, np.ndarray]:
     """Gaussian weights of 0.02 and norms near 1, float32, all exactly representable in bf16."""
     rng = np.random.default_rng(seed)

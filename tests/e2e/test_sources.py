@@ -17,20 +17,6 @@ from tests.e2e.conftest import gguf_tensors
 SHAPE = models.LlamaShape()
 # Axis along which Meta's parts are cut; source: transformers, convert_llama_weights_to_hf.py.
 META_AXES = {"wq": 0, "wk": 0, "wv": 0, "wo": 1, "w1": 0, "w2": 1, "w3": 0, "output": 0, "tok_embeddings": 1}
-META_NAMES = {
-    "model.embed_tokens": "tok_embeddings",
-    "model.norm": "norm",
-    "lm_head": "output",
-    "self_attn.q_proj": "attention.wq",
-    "self_attn.k_proj": "attention.wk",
-    "self_attn.v_proj": "attention.wv",
-    "self_attn.o_proj": "attention.wo",
-    "mlp.gate_proj": "feed_forward.w1",
-    "mlp.down_proj": "feed_forward.w2",
-    "mlp.up_proj": "feed_forward.w3",
-    "input_layernorm": "attention_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
 
 
 def tensors_of(source: Path, target: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
@@ -98,8 +84,8 @@ def write_meta(folder: Path, n_parts: int, *, rows: bool = False, wrapped: bool 
     for name, tensor in as_torch(models.random_tensors(SHAPE)).items():
         stem = name.removesuffix(".weight")
         layer, _, module = stem.removeprefix("model.layers.").partition(".")
-        meta = f"layers.{layer}.{META_NAMES[module]}" if module in META_NAMES else META_NAMES[stem]
-        heads = {"attention.wq": SHAPE.n_head, "attention.wk": SHAPE.n_head_kv}.get(META_NAMES.get(module, ""))
+        meta = f"layers.{layer}.{models.META_NAMES[module]}" if module in models.META_NAMES else models.META_NAMES[stem]
+        heads = {"attention.wq": SHAPE.n_head, "attention.wk": SHAPE.n_head_kv}.get(models.META_NAMES.get(module, ""))
         if heads:
             tensor = tensor.view(heads, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
         axis = META_AXES.get(meta.rpartition(".")[2])

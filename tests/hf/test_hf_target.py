@@ -20,7 +20,7 @@ from fastconv.errors import (
     PlanError,
     UsageError,
 )
-from tests.models import LlamaShape, encoded, random_tensors, write_hf, write_safetensors
+from tests.models import META_NAMES, LlamaShape, encoded, random_tensors, write_hf, write_safetensors
 
 
 def loaded(folder: Path) -> Any:
@@ -181,21 +181,7 @@ def test_from_meta(tmp_path: Path) -> None:
     import torch
 
     tensors = random_tensors(LlamaShape())
-    names = {
-        "model.embed_tokens": "tok_embeddings",
-        "model.norm": "norm",
-        "lm_head": "output",
-        "self_attn.q_proj": "attention.wq",
-        "self_attn.k_proj": "attention.wk",
-        "self_attn.v_proj": "attention.wv",
-        "self_attn.o_proj": "attention.wo",
-        "mlp.gate_proj": "feed_forward.w1",
-        "mlp.down_proj": "feed_forward.w2",
-        "mlp.up_proj": "feed_forward.w3",
-        "input_layernorm": "attention_norm",
-        "post_attention_layernorm": "ffn_norm",
-        "model.layers": "layers",
-    }
+    names = META_NAMES | {"model.layers": "layers"}
     state = {}
     for name, values in tensors.items():
         meta = name
