@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # Configurations, tokenizers, chat templates and model cards.
 _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".yaml")
 
-# A limit of memory beyond which no run comes, and what one takes that neither a file backs nor the engine counts.
+# Room that no run fills, and what one takes that neither a file backs nor the engine counts.
 _AMPLE_BYTES = 1 << 30
 _BESIDE_SCRATCH_BYTES = 16 << 20
 
@@ -342,7 +342,9 @@ def convert(
 def _scratch_bound(request: ConvertRequest, jobs: Sequence[TensorJob]) -> int | None:
     """Bytes of scratch that the request and the control group of the process leave, None where neither has a bound."""
     limit = engine.memory_limit()
-    room = None if limit is None or limit > _AMPLE_BYTES else limit - _own_bytes() - _BESIDE_SCRATCH_BYTES
+    room = None if limit is None else limit - _own_bytes() - _BESIDE_SCRATCH_BYTES
+    if room is not None and room > _AMPLE_BYTES:
+        room = None
     bounds = [bound for bound in (request.max_memory, room) if bound is not None]
     if not bounds:
         return None

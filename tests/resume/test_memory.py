@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import _native, engine
+from fastconv import _native, conversion, engine
 from fastconv.adapter.delta import LoraDelta
 from fastconv.errors import PlanError, UsageError
 from fastconv.plan.job import TensorJob
@@ -197,14 +197,20 @@ assert run.wait(60)
     assert _native.isa()
 
 
-def test_a_control_group_bounds_scratch(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# The second process is one that holds more than any run takes, as a caller that has imported much does.
+@pytest.mark.parametrize("own_bytes", [50 << 20, 3 << 30])
+def test_a_control_group_bounds_scratch(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_bytes: int
+) -> None:
     fastconv.convert(model, tmp_path / "whole.gguf", outtype="q4_0")
     with monkeypatch.context() as patch:
+        patch.setattr(conversion, "_own_bytes", lambda: own_bytes)
         patch.setattr(engine, "memory_limit", lambda: 16 << 20)
         with pytest.raises(PlanError, match="control group leaves is too little") as raised:
             fastconv.convert(model, tmp_path / "m.gguf", outtype="q4_0")
         assert not (tmp_path / "m.gguf").exists()
         needed = int(str(raised.value.expected).removeprefix("at least "))
+        assert needed > own_bytes
         patch.setattr(engine, "memory_limit", lambda: needed + (8 << 20))
         bounds = []
         real = engine.run
