@@ -56,9 +56,9 @@ class Bench:
     threads: int
     llama_cpp: tuple[Path, Path] | None = None
 
-    def fastconv_commands(self, case: Case, outfile: Path) -> list[list[str]]:
+    def fastconv_commands(self, case: Case, outfile: Path, *options: str) -> list[list[str]]:
         command = [self.python, "-m", "fastconv", "convert", self.model, "--outtype", case.type, "--outfile", outfile]
-        command += ["--concurrency", self.threads, "--quiet"]
+        command += ["--concurrency", self.threads, "--quiet", *options]
         return [_strings(command + (["--lora", self.adapter] if case.lora else []))]
 
     def floor_commands(self, output_bytes: int, outfile: Path, *, sync: bool) -> list[list[str]]:

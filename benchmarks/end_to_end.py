@@ -85,6 +85,7 @@ def measure_case(bench: Bench, case: Case, rounds: int, slow_rounds: int, *, num
     outfile = bench.scratch / "out.gguf"
     contenders: dict[str, tuple[int, Callable[[], list[list[str]]]]] = {
         "fastconv": (rounds, lambda: bench.fastconv_commands(case, outfile)),
+        "fastconv --no-sync": (rounds, lambda: bench.fastconv_commands(case, outfile, "--no-sync")),
         "floor": (rounds, lambda: bench.floor_commands(checked.size, outfile, sync=False)),
         "floor, synced": (rounds, lambda: bench.floor_commands(checked.size, outfile, sync=True)),
     }

@@ -175,7 +175,9 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         if kept is not None:
             kept.open()
         names = dict.fromkeys(planned.folder for planned in prepared.files if planned.folder is not None)
-        folders = {name: stack.push(OutputFolder(name, is_kept=request.resume)) for name in names}
+        folders = {
+            name: stack.push(OutputFolder(name, is_kept=request.resume, is_synced=request.sync)) for name in names
+        }
         for folder in folders.values():
             folder.open()
         files: list[OutputFile] = []
@@ -184,7 +186,15 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
             if planned.folder is not None:
                 path = folders[planned.folder].place(laid_out.name)
             files.append(
-                stack.push(OutputFile(path, laid_out.size, overwrite=request.overwrite, is_kept=request.resume))
+                stack.push(
+                    OutputFile(
+                        path,
+                        laid_out.size,
+                        overwrite=request.overwrite,
+                        is_kept=request.resume,
+                        is_synced=request.sync,
+                    )
+                )
             )
             files[-1].open()
             remove_leftovers(files[-1].folder, os.path.basename(path) + SUFFIX)
@@ -206,6 +216,7 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
                 threads,
                 request.nonfinite,
                 progress,
+                direct=request.sync,
                 max_memory=prepared.max_memory,
                 ledger=kept,
             )
@@ -214,7 +225,7 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         for file, planned in zip(files, prepared.files, strict=True):
             for checksum in planned.laid_out.checksums:
                 file.seal(checksum)
-        # All are on the disk before the first takes its name, so that several appear together.
+        # All are whole before the first takes its name, so that several appear together.
         for file in files:
             file.sync()
         sums = [file.sha256() if request.checksum else None for file in files]
@@ -222,7 +233,9 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         for file, digest in zip(files, sums, strict=True):
             if digest is not None:
                 line = sum_line(digest, file.path)
-                beside.append(stack.push(OutputFile(file.path + SUFFIX, len(line), overwrite=True)))
+                beside.append(
+                    stack.push(OutputFile(file.path + SUFFIX, len(line), overwrite=True, is_synced=request.sync))
+                )
                 beside[-1].open()
                 beside[-1].write(line, 0)
                 beside[-1].sync()
@@ -283,6 +296,7 @@ def convert(
     checksum: bool = False,
     provenance: bool = False,
     resume: bool = False,
+    sync: bool = True,
     max_memory: int | str | None = None,
     overwrite: bool = False,
     nonfinite: str = "error",
@@ -295,7 +309,8 @@ def convert(
     or (path, scale) pairs, which add up. pure to imatrix: as in llama-quantize; tensor_types: regular expression ->
     type, the first found in a tensor's name counts; imatrix: importance matrix of llama-imatrix, GGUF or .dat.
     checksum: also write PATH.sha256. provenance: say in GGUF or safetensors metadata what made the file. resume: keep
-    what is done when interrupted, and go on with what was kept. max_memory: of scratch, bytes or text such as "64M".
+    what is done when interrupted, and go on with what was kept. sync: False: leave it to the system when outputs come to
+    the disk, which is faster; a power failure soon may spoil them. max_memory: of scratch, bytes or text such as "64M".
     Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
     """
     if isinstance(lora, str | os.PathLike):
@@ -332,6 +347,7 @@ def convert(
         checksum=checksum,
         provenance=provenance,
         resume=resume,
+        sync=sync,
         max_memory=None if max_memory is None else byte_size(max_memory),
         overwrite=overwrite,
         nonfinite=nonfinite,

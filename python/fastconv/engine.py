@@ -64,6 +64,7 @@ def run(
     nonfinite: str = "error",
     progress: Callable[[int, int], None] | None = None,
     *,
+    direct: bool = True,
     max_memory: int | None = None,
     ledger: Ledger | None = None,
 ) -> RunResult:
@@ -71,7 +72,7 @@ def run(
 
     descriptors: output files, open for writing, by TensorOutput.file; with a ledger for reading too. nonfinite: error,
     keep or clamp. progress: called now and then with the input bytes consumed so far and `input_bytes(jobs)`.
-    max_memory: bytes of scratch, not less than `least_memory(jobs)`. Raises NonFiniteError for a value that an output
+    direct: write past the page cache where that can be, so that a sync has little left to do. max_memory: bytes of scratch, not less than `least_memory(jobs)`. Raises NonFiniteError for a value that an output
     type cannot hold (unless told to keep or clamp it), CheckpointError for an input that changes during the run or that
     cannot be mapped, OSError if a write fails, MemoryError. After any exception, KeyboardInterrupt included, no thread
     writes any more.
@@ -83,6 +84,7 @@ def run(
         descriptors,
         threads,
         nonfinite,
+        direct=direct,
         max_memory=max_memory or 0,
         finished=claims,
     )

@@ -50,7 +50,8 @@ class ConvertRequest:
     litgpt_layout: of the QKV that --to litgpt writes.
 
     checksum: write the SHA-256 of each file beside it. provenance: say in the file what made it. resume: keep what is
-    done when interrupted, and go on with what was kept. max_memory: bytes of scratch, None: no bound.
+    done when interrupted, and go on with what was kept. sync: outputs are on the disk before they take their names.
+    max_memory: bytes of scratch, None: no bound.
 
     Raises UsageError where options contradict each other or name what does not exist.
     """
@@ -85,6 +86,7 @@ class ConvertRequest:
     checksum: bool = False
     provenance: bool = False
     resume: bool = False
+    sync: bool = True
     max_memory: int | None = None
     overwrite: bool = False
     nonfinite: str = "error"
@@ -129,6 +131,8 @@ class ConvertRequest:
         if self.litgpt_layout not in LITGPT_LAYOUTS:
             expected = f"one of {', '.join(LITGPT_LAYOUTS)}"
             raise UsageError("unknown --litgpt-layout", found=self.litgpt_layout, expected=expected)
+        if self.resume and not self.sync:
+            raise UsageError("--resume goes on from what is on the disk: it does not go with --no-sync")
         if self.max_memory is not None and self.max_memory < 1:
             raise UsageError("--max-memory is out of range", found=self.max_memory, expected="1 or more")
         if self.shard_size < 1:

@@ -72,6 +72,7 @@ class Case:
 CASES = (
     Case("gguf", ("--outfile", "OUT/m.gguf", "--outtype", "q4_0"), old=True, lora=False),
     Case("gguf lora", ("--outfile", "OUT/m-{type}.gguf", "--outtype", "q4_0,f16", "--checksum"), old=True, lora=True),
+    Case("gguf unsynced", ("--outfile", "OUT/m.gguf", "--outtype", "q8_0", "--no-sync"), old=True, lora=False),
     Case("ggjt", ("--to", "ggjt-v3", "--outfile", "OUT/m.bin", "--outtype", "q4_0"), old=False, lora=False),
     Case("ggjt lora", ("--to", "ggjt-v3", "--outfile", "OUT/m.bin", "--outtype", "q8_0"), old=True, lora=True),
     Case("folder", ("--to", "hf", "--outfile", "OUT/m", "--shard-size", "200KB"), old=False, lora=False),

@@ -31,6 +31,12 @@ def test_a_call_that_fails(server: Server, length: str) -> None:
     assert refused > counts["faults"] // 3
 
 
+def test_no_sync_waits_for_no_disk(server: Server) -> None:
+    for case in server.cases:
+        is_synced = "--no-sync" not in case.case.arguments
+        assert (case.count_calls()["sync"] > 0) == is_synced, case.case.name
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_an_end_at_any_moment(server: Server, length: str) -> None:
     """Whole files, old or new, under final names; the next run succeeds and removes what is left."""

@@ -155,6 +155,21 @@ def test_a_failed_folder_gives_the_files_beside_it_back(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
+def test_what_is_refused_when_a_file_is_closed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As file systems of networks do, which take writes on trust."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with OutputFile(str(tmp_path / "file"), 3, is_synced=False) as out:
+        out.open()
+        out.write(b"new", 0)
+        with monkeypatch.context() as patch, pytest.raises(OutputError, match="Disk quota exceeded"):
+            patch.setattr(os, "close", fail)
+            out.sync()
+    assert names(tmp_path) == set()
+
+
 def test_a_folder_that_cannot_be_synced_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file has its name by then, so the run succeeded."""
     out = opened(tmp_path / "file", b"new")

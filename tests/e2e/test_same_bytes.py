@@ -48,6 +48,20 @@ def test_every_instruction_set_and_thread_count(run_cli: Cli, model: Path, tmp_p
         assert files_of(run_cli, model, tmp_path / threads, "--concurrency", threads) == first, threads
 
 
+def test_no_sync_gives_the_same_files(run_cli: Cli, model: Path, tmp_path: Path) -> None:
+    synced = files_of(run_cli, model, tmp_path / "synced", "--checksum")
+    assert files_of(run_cli, model, tmp_path / "unsynced", "--checksum", "--no-sync") == synced
+    done = run_cli("convert", model, "-o", tmp_path / "m.gguf", "--resume", "--no-sync")
+    assert done.returncode == 2
+    assert "--resume goes on from what is on the disk" in done.stderr
+    for options in ((), ("--no-sync",)):
+        done = run_cli("convert", model, "--to", "hf", "-o", tmp_path / "-".join(("hf", *options)), *options)
+        assert done.returncode == 0, done.stderr
+    whole, unsynced = (sorted((tmp_path / name).iterdir()) for name in ("hf", "hf---no-sync"))
+    assert [file.name for file in whole] == [file.name for file in unsynced]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(whole, unsynced, strict=True))
+
+
 def test_an_unknown_instruction_set_is_named(run_cli: Cli, model: Path, tmp_path: Path) -> None:
     done = run_cli("convert", model, "-o", tmp_path / "out.gguf", FASTCONV_ISA="mmx")
     assert done.returncode == 2

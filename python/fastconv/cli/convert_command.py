@@ -70,6 +70,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="keep what is done when interrupted; the same command then continues it"
     )
+    parser.add_argument(
+        "--no-sync",
+        action="store_false",
+        dest="sync",
+        help="leave it to the system when the output comes to the disk: faster, but a power failure soon may spoil it",
+    )
     parser.add_argument("--max-memory", metavar="SIZE", help="bound of the scratch memory, such as 64M or 1G")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     types = parser.add_argument_group("types of single tensors (GGUF), as in llama-quantize")
@@ -147,6 +153,7 @@ def request_from(arguments: argparse.Namespace) -> ConvertRequest:
         checksum=arguments.checksum,
         provenance=arguments.provenance,
         resume=arguments.resume,
+        sync=arguments.sync,
         max_memory=None if arguments.max_memory is None else byte_size(arguments.max_memory),
         overwrite=arguments.overwrite,
         nonfinite=arguments.nonfinite,

@@ -25,7 +25,8 @@ def commit_all(files: Sequence[OutputFile], folders: Sequence[OutputFolder] = ()
             file.finish()
     outputs: list[OutputFile | OutputFolder] = [*(file for file in files if file.folder not in new), *folders]
     _commit(outputs)
-    return [note for folder in dict.fromkeys(output.folder for output in outputs) for note in _sync(folder)]
+    synced = dict.fromkeys(output.folder for output in outputs if output.is_synced)
+    return [note for folder in synced for note in _sync(folder)]
 
 
 def _commit(outputs: Sequence[OutputFile | OutputFolder]) -> None:

@@ -29,15 +29,18 @@ class OutputFile:
     """A file of `size` bytes under construction; leaving its context without commit() discards it.
 
     overwrite: replace an older file of that name. is_kept: where the run can be resumed, the temporary file stays for
-    that, locked meanwhile, and open() finds it again. A signal may come between any two steps, so have the context left
-    in every case before open().
+    that, locked meanwhile, and open() finds it again. is_synced: false leaves it to the system when the file comes to the
+    disk. A signal may come between any two steps, so have the context left in every case before open().
     """
 
-    def __init__(self, path: str, size: int, *, overwrite: bool = False, is_kept: bool = False) -> None:
+    def __init__(
+        self, path: str, size: int, *, overwrite: bool = False, is_kept: bool = False, is_synced: bool = True
+    ) -> None:
         self.path = path
         self.size = size
         self.overwrite = overwrite
         self._is_kept = is_kept
+        self.is_synced = is_synced
         self.folder, self._name = os.path.split(os.path.abspath(path))
         self._temporary: str | None = None
         self._fd = -1
@@ -58,7 +61,10 @@ class OutputFile:
                 self._fd = os.open(self._temporary, flags, 0o666)
                 if not lock(self._fd):
                     self._close()
-            _native.reserve(self._fd, self.size)
+            if self.is_synced:
+                _native.reserve(self._fd, self.size)
+            else:  # room that is reserved costs time where writes wait in memory
+                os.ftruncate(self._fd, self.size)
         except OSError as error:
             raise write_error(self.path, error) from None
 
@@ -122,9 +128,12 @@ class OutputFile:
             size -= len(data)
 
     def sync(self) -> None:
-        """Wait until all that was written is on the disk. Raises OutputError if it cannot be."""
+        """Wait until all that was written is on the disk, if it is to be. Raises OutputError if it cannot be."""
         try:
-            os.fsync(self._fd)
+            if self.is_synced:
+                os.fsync(self._fd)
+            else:  # what a network's file system has refused it tells whoever closes the file
+                os.close(os.dup(self._fd))
         except OSError as error:
             raise write_error(self.path, error) from None
 

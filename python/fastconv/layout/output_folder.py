@@ -21,10 +21,11 @@ from fastconv.layout.sha256_file import SUFFIX
 class OutputFolder:
     """Leaving its context without commit() removes what open() made."""
 
-    def __init__(self, path: str, *, is_kept: bool = False) -> None:
+    def __init__(self, path: str, *, is_kept: bool = False, is_synced: bool = True) -> None:
         self.path = os.path.abspath(path)
         self.folder, self._name = os.path.split(self.path)
         self._is_kept = is_kept
+        self.is_synced = is_synced
         self._temporary: str | None = None
         self._names: list[str] = []
         self._fd = -1
@@ -76,7 +77,8 @@ class OutputFolder:
         if self._temporary is None:
             return
         try:
-            os.fsync(self._fd)
+            if self.is_synced:
+                os.fsync(self._fd)
             rename_new(self._temporary, self.path)
             self._is_committed = True
         except FileExistsError:

@@ -21,7 +21,7 @@ from fastconv.plan.job import TensorJob
 from fastconv.request import ConvertRequest
 
 # Without influence on the bytes, or said by other facts.
-_LEFT_OUT = ("source", "outfile", "adapters", "threads", "overwrite", "checksum", "resume", "max_memory")
+_LEFT_OUT = ("source", "outfile", "adapters", "threads", "overwrite", "checksum", "resume", "sync", "max_memory")
 # At both ends of an input: headers, indices, and what a copy that was cut short lacks.
 _END_BYTES = 64 << 10
 
