@@ -309,8 +309,8 @@ def convert(
     or (path, scale) pairs, which add up. pure to imatrix: as in llama-quantize; tensor_types: regular expression ->
     type, the first found in a tensor's name counts; imatrix: importance matrix of llama-imatrix, GGUF or .dat.
     checksum: also write PATH.sha256. provenance: say in GGUF or safetensors metadata what made the file. resume: keep
-    what is done when interrupted, and go on with what was kept. sync: False: leave it to the system when outputs come to
-    the disk, which is faster; a power failure soon may spoil them. max_memory: of scratch, bytes or text such as "64M".
+    what is done when interrupted, and go on with what was kept. sync: False: do not wait until outputs are on the disk:
+    faster, but a power failure soon may spoil them. max_memory: of scratch, bytes or text such as "64M".
     Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
     """
     if isinstance(lora, str | os.PathLike):

@@ -71,11 +71,11 @@ def run(
     """Converts every job; returns when all bytes are written (not yet synced).
 
     descriptors: output files, open for writing, by TensorOutput.file; with a ledger for reading too. nonfinite: error,
-    keep or clamp. progress: called now and then with the input bytes consumed so far and `input_bytes(jobs)`.
-    direct: write past the page cache where that can be, so that a sync has little left to do. max_memory: bytes of scratch, not less than `least_memory(jobs)`. Raises NonFiniteError for a value that an output
-    type cannot hold (unless told to keep or clamp it), CheckpointError for an input that changes during the run or that
-    cannot be mapped, OSError if a write fails, MemoryError. After any exception, KeyboardInterrupt included, no thread
-    writes any more.
+    keep or clamp. progress: called now and then with the input bytes consumed so far and `input_bytes(jobs)`. direct:
+    write past the page cache where that can be, so that a sync has little left to do. max_memory: bytes of scratch, not
+    less than `least_memory(jobs)`. Raises NonFiniteError for a value that an output type cannot hold (unless told to
+    keep or clamp it), CheckpointError for an input that changes during the run or that cannot be mapped, OSError if a
+    write fails, MemoryError. After any exception, KeyboardInterrupt included, no thread writes any more.
     """
     total = 0 if progress is None else input_bytes(jobs)
     claims = None if ledger is None else ledger.claims

@@ -164,9 +164,10 @@ def test_what_is_refused_when_a_file_is_closed_is_told(tmp_path: Path, monkeypat
     with OutputFile(str(tmp_path / "file"), 3, is_synced=False) as out:
         out.open()
         out.write(b"new", 0)
-        with monkeypatch.context() as patch, pytest.raises(OutputError, match="Disk quota exceeded"):
+        with monkeypatch.context() as patch:
             patch.setattr(os, "close", fail)
-            out.sync()
+            with pytest.raises(OutputError, match="Disk quota exceeded"):
+                out.sync()
     assert names(tmp_path) == set()
 
 

@@ -29,8 +29,8 @@ class OutputFile:
     """A file of `size` bytes under construction; leaving its context without commit() discards it.
 
     overwrite: replace an older file of that name. is_kept: where the run can be resumed, the temporary file stays for
-    that, locked meanwhile, and open() finds it again. is_synced: false leaves it to the system when the file comes to the
-    disk. A signal may come between any two steps, so have the context left in every case before open().
+    that, locked meanwhile, and open() finds it again. is_synced: false leaves to the system when it comes to the disk. A
+    signal may come between any two steps, so have the context left in every case before open().
     """
 
     def __init__(
