@@ -29,7 +29,7 @@ class OutputFile:
     """A file of `size` bytes under construction; leaving its context without commit() discards it.
 
     overwrite: replace an older file of that name. is_kept: where the run can be resumed, the temporary file stays for
-    that, locked meanwhile, and open() finds it again. is_synced: false leaves to the system when it comes to the disk. A
+    that, locked meanwhile, and open() finds it again. is_synced: false leaves to the system when it is on the disk. A
     signal may come between any two steps, so have the context left in every case before open().
     """
 
