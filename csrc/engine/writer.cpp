@@ -54,7 +54,7 @@ void WriteBuffer::carry_to(WriteBuffer& next) {
 }
 
 Writer::Writer(const std::vector<OutputFile>& files, const MemoryPlan& plan)
-    : files_(files), plan_(plan), n_buffers_(plan.n_buffers) {
+    : files_(files), plan_(plan), n_buffers_(plan.n_buffers), n_writing_to_(files.size()) {
   // What is given back must find its place also where no memory is left.
   empty_.reserve(n_buffers_);
   if (std::none_of(files.begin(), files.end(), [](const OutputFile& file) { return file.direct(); })) return;
@@ -83,49 +83,63 @@ std::unique_ptr<WriteBuffer> Writer::take() {
 }
 
 void Writer::put(std::unique_ptr<WriteBuffer> buffer) {
-  const bool later = !threads_.empty() && files_[buffer->file()].direct();
-  if (!later) write(*buffer);
-  {
-    const std::lock_guard lock(mutex_);
-    if (error_) std::rethrow_exception(error_);
-    buffer->number_ = ++n_put_;
-    if (later) unwritten_.insert(n_put_);
-    if (later && !ended_)
-      waiting_.push_back(std::move(buffer));
-    else
-      empty_.push_back(std::move(buffer));
+  std::unique_lock lock(mutex_);
+  if (error_) std::rethrow_exception(error_);
+  buffer->number_ = ++n_put_;
+  unwritten_.insert(n_put_);
+  if (ended_) {
+    empty_.push_back(std::move(buffer));
+    return;
   }
-  changed_.notify_all();
+  const bool is_direct = files_[buffer->file()].direct();
+  waiting_.push_back(std::move(buffer));
+  if (is_direct && !threads_.empty()) {
+    changed_.notify_all();
+    return;
+  }
+  while (std::unique_ptr<WriteBuffer> next = next_to_write()) write(std::move(next), lock);
+  if (error_) std::rethrow_exception(error_);
 }
 
-void Writer::write(const WriteBuffer& buffer) const {
-  files_[buffer.file()].write(buffer.data(), buffer.size(), buffer.offset());
+std::unique_ptr<WriteBuffer> Writer::next_to_write() {
+  const auto found = std::find_if(waiting_.begin(), waiting_.end(), [this](const auto& buffer) {
+    return files_[buffer->file()].direct() || n_writing_to_[buffer->file()] == 0;
+  });
+  if (found == waiting_.end()) return nullptr;
+  std::unique_ptr<WriteBuffer> buffer = std::move(*found);
+  waiting_.erase(found);
+  return buffer;
+}
+
+void Writer::write(std::unique_ptr<WriteBuffer> buffer, std::unique_lock<std::mutex>& lock) {
+  ++n_writing_;
+  ++n_writing_to_[buffer->file()];
+  lock.unlock();
+  std::exception_ptr error;
+  try {
+    files_[buffer->file()].write(buffer->data(), buffer->size(), buffer->offset());
+  } catch (...) {
+    error = std::current_exception();
+  }
+  lock.lock();
+  --n_writing_;
+  --n_writing_to_[buffer->file()];
+  if (!error) unwritten_.erase(buffer->number_);
+  if (error && !error_) {
+    error_ = std::move(error);
+    waiting_.clear();
+  }
+  empty_.push_back(std::move(buffer));
+  changed_.notify_all();
 }
 
 void Writer::work() {
   std::unique_lock lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [this] { return ended_ || !waiting_.empty(); });
-    if (waiting_.empty()) return;
-    std::unique_ptr<WriteBuffer> buffer = std::move(waiting_.front());
-    waiting_.pop_front();
-    ++n_writing_;
-    lock.unlock();
-    std::exception_ptr error;
-    try {
-      write(*buffer);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    lock.lock();
-    --n_writing_;
-    if (!error) unwritten_.erase(buffer->number_);
-    if (error && !error_) {
-      error_ = std::move(error);
-      waiting_.clear();
-    }
-    empty_.push_back(std::move(buffer));
-    changed_.notify_all();
+  while (!ended_) {
+    if (std::unique_ptr<WriteBuffer> buffer = next_to_write())
+      write(std::move(buffer), lock);
+    else
+      changed_.wait(lock);
   }
 }
 

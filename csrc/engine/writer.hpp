@@ -72,7 +72,11 @@ class Writer {
 
  private:
   void work();
-  void write(const WriteBuffer& buffer) const;
+  // One that waits and may be written now, nullptr if there is none. Through the page cache a file takes one write at a
+  // time: a thread that would wait for the file's lock leaves its buffer to the one that writes, and goes on.
+  std::unique_ptr<WriteBuffer> next_to_write();
+  // The lock is let go of meanwhile.
+  void write(std::unique_ptr<WriteBuffer> buffer, std::unique_lock<std::mutex>& lock);
 
   const std::vector<OutputFile>& files_;
   const MemoryPlan plan_;
@@ -80,6 +84,7 @@ class Writer {
   std::condition_variable changed_;
   size_t n_buffers_;  // that may still be made
   size_t n_writing_ = 0;
+  std::vector<size_t> n_writing_to_;  // by file
   uint64_t n_put_ = 0;
   std::set<uint64_t> unwritten_;  // numbers of buffers that were put
   bool ended_ = false;
