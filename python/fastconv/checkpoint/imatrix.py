@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
+from fastconv.records import dataclass
 
 MAX_DATASET_BYTES = 1 << 16
 

@@ -5,11 +5,11 @@ Source of the rules: llama.cpp b11434, conversion/base.py (_create_vocab_sentenc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
 from fastconv.errors import VocabularyError
+from fastconv.records import dataclass
 from fastconv.vocab.files import SENTENCEPIECE_MODEL, TokenizerFiles
 from fastconv.vocab.vocabulary import TokenType
 
