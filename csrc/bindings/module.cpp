@@ -9,4 +9,5 @@ PYBIND11_MODULE(_native, m) {
   fastconv::register_kernels(m);
   fastconv::register_engine(m);
   fastconv::register_comparison(m);
+  fastconv::register_vocab(m);
 }
