@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import gguf
@@ -98,6 +101,44 @@ def test_strings_across_the_window(tmp_path: Path) -> None:
     for shift in range(9):
         file.write_bytes(gguf_bytes([gguf_value("k" * (shift + 1), 9, raw)]))
         assert open_checkpoint(file).metadata == {"k" * (shift + 1): texts}
+
+
+ARRAYS = {
+    "numbers": (4, b"".join(struct.pack("<I", i) for i in range(9)), list(range(9))),
+    "booleans": (7, b"\0\1", [False, True]),
+    "strings": (8, gguf_string("a") + gguf_string(b"\xff") + gguf_string(""), ["a", b"\xff", ""]),
+    "arrays": (
+        9,
+        struct.pack("<IQH", 2, 1, 7) + struct.pack("<IQ", 8, 2) + gguf_string("b") + gguf_string("c"),
+        [[7], ["b", "c"]],
+    ),
+    "nothing": (77, b"", []),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_arrays_are_as_lists(tmp_path: Path, case: str) -> None:
+    item_type, raw, truth = ARRAYS[case]
+    file = tmp_path / "model.gguf"
+    file.write_bytes(gguf_bytes([array(item_type, len(truth), raw)]))
+    opened = open_checkpoint(file)
+    found = opened.metadata["k"]
+    assert isinstance(found, Sequence)
+    assert len(found) == len(truth)
+    assert list(found) == truth
+    assert found.tolist() == truth
+    assert found == truth
+    assert found != [*truth, None]
+    assert found != "text"
+    assert [found[i] for i in range(-len(truth), len(truth))] == truth * 2
+    assert found[::-2] == truth[::-2]
+    for index in (len(truth), -len(truth) - 1):
+        with pytest.raises(IndexError):
+            found[index]
+    for copy in (deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert (type(copy), copy) == (list, truth)
+    assert repr(found) == ("[0, 1, 2, 3, 4, 5, 6, 7, ... 9 in all]" if len(truth) > 8 else repr(truth))
+    assert bytes(opened.encoded["k"]) == struct.pack("<IIQ", 9, item_type, len(truth)) + raw
 
 
 X = gguf_record("x", [8], 0, 0)

@@ -311,6 +311,8 @@ def write_vocabulary(path: Path, **changes: Any) -> None:
     ("changes", "message"),
     [
         ({"model": "bert"}, r"holds a vocabulary of an unknown kind: found bert, expected llama or gpt2"),
+        ({"model": ["llama"]}, r"holds a vocabulary of an unknown kind: found \['llama'\]"),
+        ({"pre": ["default"]}, r"tokenizer.ggml.pre is of the wrong type: found \['default'\]"),
         ({"tokens": None}, r"tokenizer.ggml.tokens is missing or no array of str"),
         ({"tokens": [1, 2]}, r"tokenizer.ggml.tokens is missing or no array of str"),
         ({"scores": [1, 2]}, r"tokenizer.ggml.scores is missing or no array of float"),

@@ -15,7 +15,7 @@ class FileContents:
     format: str
     tensors: dict[str, LazyTensor]
     metadata: dict[str, Any] = field(default_factory=dict)
-    encoded: dict[str, bytes] = field(default_factory=dict)
+    encoded: dict[str, memoryview] = field(default_factory=dict)
     parts: tuple[dict[str, LazyTensor], ...] = ()
 
 
@@ -26,7 +26,8 @@ class Checkpoint:
     path: what the user named, a directory or file. directory: where config and tokenizer files are looked for. format:
     "safetensors", "torch", "gguf", "ggjt" (the whole GGML family). files: every tensor file, in order. tensors: by name
     as stored, in the order of the files. config: config.json or params.json, {} if there is none. metadata: what the
-    format itself holds beside tensors (GGUF key-values, safetensors __metadata__, the GGJT header), by its own keys.
+    format itself holds beside tensors (GGUF key-values, safetensors __metadata__, the GGJT header), by its own keys;
+    arrays of GGUF as GgufArrays.
     encoded: GGUF's key-values as stored, type and value, to be written as they are.
     parts: the model-parallel parts of a Meta or early GGML model, in order, each with the same names, which `tensors`
     then holds of part 0; () for every other source.
@@ -39,5 +40,5 @@ class Checkpoint:
     tensors: dict[str, LazyTensor]
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
-    encoded: dict[str, bytes] = field(default_factory=dict)
+    encoded: dict[str, memoryview] = field(default_factory=dict)
     parts: tuple[dict[str, LazyTensor], ...] = ()

@@ -12,18 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastconv.checkpoint import marks
-from fastconv.checkpoint.cursor import Cursor
+from fastconv.checkpoint.cursor import Cursor, KeptCursor
 from fastconv.checkpoint.foreign_types import block_of, ggml_type_name
+from fastconv.checkpoint.gguf_array import ARRAY, BOOL, SCALARS, STRING, value_of
 from fastconv.checkpoint.lazy_tensor import LazyTensor
-from fastconv.checkpoint.limits import check_tensor_count
+from fastconv.checkpoint.limits import MAX_HEADER_MEMORY, check_tensor_count, text_width
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
 
-MAX_HEADER_BYTES = 1 << 25
+MAX_HEADER_BYTES = 1 << 25  # twice that of 262,144 tokens and 514,906 merges, the largest vocabulary there is
 MAX_STRING_BYTES = 1 << 24
 MAX_ARRAY_ITEMS = 1 << 22  # eight times the largest list of merges
-# All values as Python holds them. A vocabulary of 262,144 tokens and 514,906 merges, the largest there is, needs 80 MB.
-MAX_VALUE_MEMORY = 128 << 20
 MAX_KEYS = 1 << 14
 MAX_KEY_BYTES = (1 << 16) - 1
 MAX_NAME_BYTES = 64
@@ -31,20 +30,17 @@ MAX_DIMS = 4
 MAX_ARRAY_DEPTH = 4
 DEFAULT_ALIGNMENT = 32
 
-# struct codes by value type; 7, 8 and 9 are bool, string and array.
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
-_BOOL, _STRING, _ARRAY = 7, 8, 9
-# What Python needs for an item of an array (small integers are there already), a string short of its text, a key.
-_ITEM_MEMORY, _SMALL_ITEM_MEMORY, _STRING_MEMORY, _KEY_MEMORY = 48, 16, 72, 512
+# What Python needs for a key short of its text, for a tensor.
+_KEY_MEMORY, _TENSOR_MEMORY = 1024, 768
 
 
-def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, Any], dict[str, bytes]]:
+def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, Any], dict[str, memoryview]]:
     """The tensors, in the order of their records, the key-values, and these as they are stored: type, then value.
 
-    Shapes have the output dimension first, as everywhere but in the file. Strings that are not UTF-8 stay bytes; a
-    tensor of an unknown type is kept under the type name `ggml_type_N`. Raises CheckpointError.
+    Shapes have the output dimension first, as everywhere but in the file. Arrays are GgufArrays. Strings that are not
+    UTF-8 stay bytes; a tensor of an unknown type is kept under the type name `ggml_type_N`. Raises CheckpointError.
     """
-    cursor = Cursor(storage, limit=MAX_HEADER_BYTES, memory=MAX_VALUE_MEMORY)
+    cursor = KeptCursor(storage, limit=MAX_HEADER_BYTES, memory=MAX_HEADER_MEMORY)
     if cursor.take(4) != marks.GGUF:
         raise CheckpointError("is no GGUF file", file=storage.path)
     version = cursor.u32()
@@ -53,21 +49,8 @@ def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, An
         what = "big-endian GGUF is not supported" if swapped in (1, 2, 3) else "GGUF version is not supported"
         raise CheckpointError(what, file=storage.path, found=version, expected="2 or 3, little-endian")
     n_tensors, n_values = cursor.u64(), cursor.u64()
-    cursor.check_count(n_values, 8 + 4 + 1, "key-values")
-    if n_values > MAX_KEYS:
-        raise CheckpointError(
-            "holds too many key-values", file=storage.path, found=n_values, expected=f"at most {MAX_KEYS}"
-        )
-    metadata: dict[str, Any] = {}
-    encoded: dict[str, bytes] = {}
-    for _ in range(n_values):
-        key = _key(cursor)
-        if key in metadata:
-            raise CheckpointError(f"key {key} appears twice", file=storage.path)
-        cursor.spend(_KEY_MEMORY)
-        start = cursor.position
-        metadata[key] = _value(cursor, cursor.u32(), key, 0)
-        encoded[key] = storage.read(start, cursor.position - start)
+    encoded = _key_values(cursor, n_values)
+    metadata = {key: value_of(stored) for key, stored in encoded.items()}
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise CheckpointError(
@@ -75,8 +58,11 @@ def read_gguf(storage: FileStorage) -> tuple[dict[str, LazyTensor], dict[str, An
         )
     cursor.check_count(n_tensors, 8 + 4 + 4 + 8, "tensors")
     check_tensor_count(storage.path, n_tensors)
-    records = [_record(cursor) for _ in range(n_tensors)]
-    data_start = -(-cursor.position // alignment) * alignment
+    cursor.spend(n_tensors * _TENSOR_MEMORY)
+    rest = Cursor(storage, limit=MAX_HEADER_BYTES)
+    rest.position = cursor.position
+    records = [_record(rest) for _ in range(n_tensors)]
+    data_start = -(-rest.position // alignment) * alignment
     return _tensors(storage, records, data_start, alignment), metadata, encoded
 
 
@@ -100,7 +86,25 @@ def check_split(paths: Sequence[str], headers: Sequence[dict[str, Any]], n_tenso
         raise CheckpointError("the shards do not hold all tensors", file=paths[0], found=n_tensors, expected=stated)
 
 
-def _key(cursor: Cursor) -> str:
+def _key_values(cursor: KeptCursor, n_values: int) -> dict[str, memoryview]:
+    """Every value as stored, once all of them are checked."""
+    path = cursor.storage.path
+    cursor.check_count(n_values, 8 + 4 + 1, "key-values")
+    if n_values > MAX_KEYS:
+        raise CheckpointError("holds too many key-values", file=path, found=n_values, expected=f"at most {MAX_KEYS}")
+    places: dict[str, tuple[int, int]] = {}
+    for _ in range(n_values):
+        key = _key(cursor)
+        if key in places:
+            raise CheckpointError(f"key {key} appears twice", file=path)
+        start = cursor.position
+        _check_value(cursor, cursor.u32(), key, 0)
+        places[key] = start, cursor.position
+    kept = cursor.kept()
+    return {key: kept[start:stop] for key, (start, stop) in places.items()}
+
+
+def _key(cursor: KeptCursor) -> str:
     length = cursor.u64()
     if not 0 < length <= MAX_KEY_BYTES:
         raise CheckpointError(
@@ -109,22 +113,29 @@ def _key(cursor: Cursor) -> str:
             found=f"{length} bytes",
             expected=f"1 to {MAX_KEY_BYTES}",
         )
+    raw = cursor.take(length)
+    cursor.spend(_KEY_MEMORY + length * text_width(raw))
     try:
-        return cursor.take(length).decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError:
         raise CheckpointError("key is not UTF-8", file=cursor.storage.path) from None
 
 
-def _value(cursor: Cursor, value_type: int, key: str, depth: int) -> Any:
-    if value_type in _SCALARS:
-        [value] = cursor.unpack(struct.Struct("<" + _SCALARS[value_type]))
-        return _booleans(cursor, [value], key)[0] if value_type == _BOOL else value
-    if value_type == _STRING:
+def _check_value(cursor: KeptCursor, value_type: int, key: str, depth: int) -> None:
+    """Goes past a value. Raises CheckpointError where it breaks a rule."""
+    if value_type in SCALARS:
+        _check_numbers(cursor, value_type, struct.calcsize(f"<{SCALARS[value_type]}"), key)
+    elif value_type == STRING:
         raw = cursor.take(cursor.checked_length(cursor.u64(), MAX_STRING_BYTES))
-        cursor.spend(_text_memory(len(raw)))
-        return _text(raw)
-    if value_type != _ARRAY:
+        width = text_width(raw)
+        cursor.spend(len(raw) * (1, 3, 6)[width >> 1])  # decoded into a narrower text first, which is then widened
+    elif value_type == ARRAY:
+        _check_array(cursor, key, depth)
+    else:
         raise CheckpointError(f"{key} is of an unknown value type", file=cursor.storage.path, found=value_type)
+
+
+def _check_array(cursor: KeptCursor, key: str, depth: int) -> None:
     if depth == MAX_ARRAY_DEPTH:
         raise CheckpointError(f"{key} is nested too deeply", file=cursor.storage.path, expected=MAX_ARRAY_DEPTH)
     item_type, count = cursor.u32(), cursor.u64()
@@ -135,39 +146,23 @@ def _value(cursor: Cursor, value_type: int, key: str, depth: int) -> Any:
             found=f"{count} items",
             expected=f"at most {MAX_ARRAY_ITEMS}",
         )
-    if item_type in _SCALARS:
-        items = struct.Struct(f"<{count}{_SCALARS[item_type]}")
-        cursor.check_count(items.size, 1, "bytes in an array")
-        cursor.spend(count * (_SMALL_ITEM_MEMORY if item_type in (0, _BOOL) else _ITEM_MEMORY))
-        values = list(cursor.unpack(items))
-        return _booleans(cursor, values, key) if item_type == _BOOL else values
-    if item_type == _STRING:
-        cursor.spend(count * _STRING_MEMORY)
-        start = cursor.position
-        texts = [_text(raw) for raw in cursor.strings(count, MAX_STRING_BYTES)]
-        cursor.spend(_text_memory(cursor.position - start - 8 * count))
-        return texts
-    cursor.check_count(count, 4 + 8, "arrays")
-    cursor.spend(count * _STRING_MEMORY)
-    return [_value(cursor, item_type, key, depth + 1) for _ in range(count)]
+    if item_type in SCALARS:
+        size = count * struct.calcsize(f"<{SCALARS[item_type]}")
+        cursor.check_count(size, 1, "bytes in an array")
+        _check_numbers(cursor, item_type, size, key)
+    elif item_type == STRING:
+        cursor.skip_strings(count, MAX_STRING_BYTES)
+    else:
+        cursor.check_count(count, 4 + 8, "arrays")
+        for _ in range(count):
+            _check_value(cursor, item_type, key, depth + 1)
 
 
-def _text_memory(n_bytes: int) -> int:
-    """Of all characters of a text the widest decides how many bytes each takes."""
-    return 4 * n_bytes
-
-
-def _text(raw: bytes) -> str | bytes:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw
-
-
-def _booleans(cursor: Cursor, values: list[int], key: str) -> list[bool]:
-    if any(value > 1 for value in values):
+def _check_numbers(cursor: KeptCursor, item_type: int, size: int, key: str) -> None:
+    if item_type != BOOL:
+        cursor.skip(size)
+    elif cursor.take(size).translate(None, b"\0\1"):
         raise CheckpointError(f"{key} holds a boolean that is neither 0 nor 1", file=cursor.storage.path)
-    return [bool(value) for value in values]
 
 
 def _record(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import os
 import struct
-from typing import Any
 
 import numpy as np
 
 from fastconv.checkpoint import marks
 from fastconv.checkpoint.cursor import Cursor
 from fastconv.checkpoint.gguf import MAX_NAME_BYTES, read_gguf
+from fastconv.checkpoint.gguf_array import GgufArray
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.storage import FileStorage
@@ -89,7 +89,7 @@ def read_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
 
 def _from_gguf(storage: FileStorage) -> ImportanceMatrix:
     tensors, metadata, _ = read_gguf(storage)
-    for key, kind in ((_DATASETS, list), (_CHUNK_COUNT, int), (_CHUNK_SIZE, int)):
+    for key, kind in ((_DATASETS, GgufArray), (_CHUNK_COUNT, int), (_CHUNK_SIZE, int)):
         if not isinstance(metadata.get(key), kind) or isinstance(metadata[key], bool):
             raise CheckpointError(
                 "is no importance matrix", file=storage.path, found=f"no {key}", expected="a file of llama-imatrix"
@@ -181,7 +181,7 @@ def _not_empty(entries: dict[str, ImatrixEntry], storage: FileStorage) -> dict[s
     return entries
 
 
-def _texts(values: list[Any]) -> tuple[bytes, ...]:
+def _texts(values: GgufArray) -> tuple[bytes, ...]:
     return tuple(value if isinstance(value, bytes) else str(value).encode() for value in values)
 
 

@@ -20,6 +20,11 @@ def check_tensor_count(path: str, count: int) -> None:
         )
 
 
+def text_width(raw: bytes) -> int:
+    """Bytes per character, at most, of a UTF-8 text in Python: as many as its widest one needs."""
+    return 1 if raw.isascii() else 4 if any(byte in raw for byte in b"\xf0\xf1\xf2\xf3\xf4") else 2
+
+
 def check_json_memory(path: str, raw: bytes, limit: int) -> None:
     """Raises CheckpointError where parsing a JSON text could take more than `limit` bytes.
 
@@ -27,9 +32,7 @@ def check_json_memory(path: str, raw: bytes, limit: int) -> None:
     """
     if len(raw) <= limit >> 6:  # no text grows more than that
         return
-    # A text is kept in as many bytes per character as its widest one needs.
-    width = 1 if raw.isascii() else 4 if any(byte in raw for byte in b"\xf0\xf1\xf2\xf3\xf4") else 2
-    needed = len(raw) * (1 + 2 * width) + 64 * (raw.count(b",") + raw.count(b":") + raw.count(b"["))
+    needed = len(raw) * (1 + 2 * text_width(raw)) + 64 * (raw.count(b",") + raw.count(b":") + raw.count(b"["))
     needed += 192 * raw.count(b"{")
     if needed > limit:
         raise CheckpointError(

@@ -43,6 +43,38 @@ class FileStorage:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`. Raises CheckpointError when they are not all there or unreadable."""
+        self.check_holds(offset, length)
+        chunks: list[bytes] = []
+        while length:
+            try:
+                chunk = os.pread(self._fd, length, offset)
+            except OSError as error:
+                raise self.unreadable(error.strerror) from None
+            if not chunk:
+                raise self._shrunk()
+            chunks.append(chunk)
+            offset += len(chunk)
+            length -= len(chunk)
+        return b"".join(chunks)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fills the buffer from `offset`. Raises as `read` does."""
+        self.check_holds(offset, len(buffer))
+        done = 0
+        while done < len(buffer):
+            try:
+                n_bytes = os.preadv(self._fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise self.unreadable(error.strerror) from None
+            if not n_bytes:
+                raise self._shrunk()
+            done += n_bytes
+
+    def _shrunk(self) -> CheckpointError:
+        return CheckpointError("shrank while being read", file=self.path, fix="do not modify it during a run")
+
+    def check_holds(self, offset: int, length: int) -> None:
+        """Raises CheckpointError when the file ends before `length` bytes from `offset`."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise CheckpointError(
                 "is truncated",
@@ -51,22 +83,6 @@ class FileStorage:
                 expected=f"at least {offset + length}",
                 fix="download or copy it again",
             )
-        chunks: list[bytes] = []
-        while length:
-            try:
-                chunk = os.pread(self._fd, length, offset)
-            except OSError as error:
-                raise self.unreadable(error.strerror) from None
-            if not chunk:
-                raise CheckpointError(
-                    "shrank while being read",
-                    file=self.path,
-                    fix="do not modify it during a run",
-                )
-            chunks.append(chunk)
-            offset += len(chunk)
-            length -= len(chunk)
-        return b"".join(chunks)
 
     def check_unchanged(self) -> None:
         """Raises CheckpointError if the file has been written to since it was opened."""

@@ -73,7 +73,7 @@ def as_text(inspection: Inspection) -> str:
     ):
         if values:
             lines.append(f"{title}:")
-            lines += [f"  {key} = {_short(value)}" for key, value in values.items()]
+            lines += [f"  {_cut(key)} = {_short(value)}" for key, value in values.items()]
     rows = [("tensor", "type", "shape", "bytes", "offset")]
     for tensor in inspection.tensors:
         shape = " x ".join(map(str, tensor.shape)) or "scalar"
@@ -88,7 +88,10 @@ def as_text(inspection: Inspection) -> str:
 def _short(value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) > 8:
         return f"[{len(value)} values]"
-    text = repr(value) if isinstance(value, str) else str(value)
+    return _cut(repr(value[:_LONGEST_VALUE]) if isinstance(value, str | bytes) else str(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 

@@ -12,6 +12,7 @@ from fastconv.adapter.delta import MergedTensor
 from fastconv.architecture.gguf_keys import gguf_names
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.gguf_array import GgufArray
 from fastconv.errors import AdapterError, CheckpointError, UsageError
 from fastconv.layout.gguf import ALIGNMENT, assembled
 from fastconv.layout.gguf_metadata import KeyValues, add_imatrix
@@ -123,7 +124,9 @@ def _kept(checkpoint: Checkpoint, name: str, merged: MergedTensor) -> str:
 def _facts(checkpoint: Checkpoint) -> ModelFacts:
     def number(key: str, default: int | None = None) -> int:
         value = checkpoint.metadata.get(f"{architecture}.{key}", default)
-        first = value[0] if isinstance(value, list) and value else value  # one number for all layers, or one for each
+        first = (
+            value[0] if isinstance(value, GgufArray) and value else value
+        )  # one number for all layers, or one for each
         if type(first) is not int:
             raise CheckpointError(
                 f"{architecture}.{key} is missing or not a number", file=checkpoint.path, found=str(value)[:80]

@@ -59,10 +59,10 @@ _LONGEST_TEXT = 127
 class KeyValues:
     """Keys with encoded values. Setting a key again keeps its place."""
 
-    def __init__(self, architecture: str, encoded: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, architecture: str, encoded: Mapping[str, bytes | memoryview] | None = None) -> None:
         """encoded: values to begin with, as GGUF stores them: type, then value."""
         self._architecture = architecture
-        self._encoded = dict(encoded or {})
+        self._encoded: dict[str, bytes | memoryview] = dict(encoded or {})
 
     def set(self, key: str, value_type: GGUFValueType, value: Any) -> None:
         """key may hold {arch}. None is not written, and nor are empty strings and arrays."""
@@ -92,14 +92,14 @@ class KeyValues:
         self._encoded[key] = self._encoded.pop(key)
 
     @property
-    def encoded(self) -> dict[str, bytes]:
+    def encoded(self) -> dict[str, bytes | memoryview]:
         return dict(self._encoded)
 
     def __len__(self) -> int:
         return len(self._encoded)
 
     def __bytes__(self) -> bytes:
-        return b"".join(encode_string(key) + value for key, value in self._encoded.items())
+        return b"".join(part for key, value in self._encoded.items() for part in (encode_string(key), value))
 
 
 def key_values(

@@ -55,7 +55,7 @@ class LaidOut:
     name: str = ""
     copied: tuple[CopiedBytes, ...] = ()
     checksums: tuple[Checksum, ...] = ()
-    key_values: Mapping[str, bytes] = field(default_factory=dict)
+    key_values: Mapping[str, bytes | memoryview] = field(default_factory=dict)
 
     def padding(self) -> Iterator[tuple[int, int]]:
         """(offset, size) of what nothing is written to, so that it is zero."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
 from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.gguf_array import GgufArray
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.conversion import OpenedSource, file_types_of, open_source
 from fastconv.errors import UsageError
@@ -152,11 +153,11 @@ def _gguf_metadata(checkpoint: Checkpoint, laid_out: LaidOut) -> tuple[list[Find
     return findings, notes
 
 
-def _value_finding(key: str, found: Any, wanted: bytes, stored: bytes) -> Finding:
+def _value_finding(key: str, found: Any, wanted: bytes | memoryview, stored: memoryview) -> Finding:
     if wanted[:4] != stored[:4]:
         types = (int.from_bytes(raw[:4], "little") for raw in (stored, wanted))
         return Finding(f"key {key} is of another type than the source's", None, *(f"type {code}" for code in types))
-    if isinstance(found, list):
+    if isinstance(found, GgufArray):
         # Both begin alike: type of the elements, their number.
         count = int.from_bytes(wanted[8:16], "little")
         if count != len(found):
@@ -166,7 +167,7 @@ def _value_finding(key: str, found: Any, wanted: bytes, stored: bytes) -> Findin
     if kind == 6:
         return Finding(f"key {key} is not the source's", None, f"{found:g}", f"{struct.unpack('<f', raw)[0]:g}")
     if kind == 8:
-        return Finding(f"key {key} is not the source's", None, str(found)[:80], raw[8:88].decode(errors="replace"))
+        return Finding(f"key {key} is not the source's", None, str(found)[:80], str(raw[8:88], errors="replace"))
     return Finding(f"key {key} is not the source's", None, str(found), str(int.from_bytes(raw, "little")))
 
 

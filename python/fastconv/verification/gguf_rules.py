@@ -13,6 +13,7 @@ from itertools import groupby
 
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.gguf import DEFAULT_ALIGNMENT
+from fastconv.checkpoint.gguf_array import GgufArray
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.verification.findings import Finding
@@ -104,12 +105,12 @@ def _numbers(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _vocabulary(checkpoint: Checkpoint) -> Iterator[Finding]:
     values = checkpoint.metadata
     tokens = values.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list):
+    if not isinstance(tokens, GgufArray):
         return
     n_vocab = len(tokens)
     for key in ("scores", "token_type"):
         other = values.get(f"tokenizer.ggml.{key}")
-        if isinstance(other, list) and len(other) != n_vocab:
+        if isinstance(other, GgufArray) and len(other) != n_vocab:
             yield Finding(f"tokenizer.ggml.{key} is not as long as the vocabulary", None, str(len(other)), str(n_vocab))
     for name in (_EMBEDDING, _OUTPUT):
         tensor = checkpoint.tensors.get(name)
@@ -122,11 +123,11 @@ def _vocabulary(checkpoint: Checkpoint) -> Iterator[Finding]:
         if re.fullmatch(r"tokenizer\.ggml\.\w+_token_id", key) and isinstance(value, int) and value >= n_vocab:
             yield Finding(f"{key} is outside the vocabulary", None, str(value), f"less than {n_vocab}")
     scores, kinds = values.get("tokenizer.ggml.scores"), values.get("tokenizer.ggml.token_type")
-    if isinstance(scores, list):
+    if isinstance(scores, GgufArray):
         bad = next((i for i, score in enumerate(scores) if isinstance(score, float) and not math.isfinite(score)), None)
         if bad is not None:
             yield Finding(f"the score of token {bad} is not finite", found=str(scores[bad]))
-    if isinstance(kinds, list):
+    if isinstance(kinds, GgufArray):
         bad = next((index for index, kind in enumerate(kinds) if kind not in _TOKEN_TYPES), None)
         if bad is not None:
             yield Finding(f"the type of token {bad} is unknown", found=str(kinds[bad]), expected="0 to 6")

@@ -7,9 +7,10 @@ Source of what GGJT files leave out: llama.cpp, convert.py of 2023 (what it wrot
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.checkpoint.gguf_array import GgufArray
 from fastconv.errors import VocabularyError
 from fastconv.vocab.vocabulary import TokenType, Vocabulary
 
@@ -24,6 +25,14 @@ _FIRST_BYTE, _FIRST_PIECE = 3, 259
 _ADDED_SCORE = -1000.0
 _PADDING_SCORE = -10000.0
 
+_ITEMS: dict[str, tuple[type, ...]] = {
+    "tokens": (str, bytes),
+    "merges": (str,),
+    "token_type": (int,),
+    "scores": (float,),
+}
+_Scalar = TypeVar("_Scalar")
+
 
 def embedded_vocabulary(checkpoint: Checkpoint, n_vocab: int) -> Vocabulary:
     """The vocabulary in a GGUF or GGJT file.
@@ -32,15 +41,7 @@ def embedded_vocabulary(checkpoint: Checkpoint, n_vocab: int) -> Vocabulary:
     an unknown kind, with more tokens than the embedding has rows, or whose tokenizer the file does not state.
     """
     read = _of_gguf if checkpoint.format == "gguf" else _of_ggjt
-    vocabulary = read(checkpoint.metadata, checkpoint.path)
-    missing = n_vocab - len(vocabulary.tokens)
-    if missing < 0:
-        raise VocabularyError(
-            "holds more tokens than its embedding has rows",
-            file=checkpoint.path,
-            found=len(vocabulary.tokens),
-            expected=n_vocab,
-        )
+    vocabulary = read(checkpoint.metadata, checkpoint.path, n_vocab)
     for token_id in range(len(vocabulary.tokens), n_vocab):
         vocabulary.tokens.append(b"[PAD%d]" % token_id)
         vocabulary.types.append(int(TokenType.UNUSED))
@@ -49,19 +50,28 @@ def embedded_vocabulary(checkpoint: Checkpoint, n_vocab: int) -> Vocabulary:
     return vocabulary
 
 
-def _of_gguf(values: Mapping[str, Any], path: str) -> Vocabulary:
+def _check_rows(n_tokens: int, n_vocab: int, path: str) -> None:
+    if n_tokens > n_vocab:
+        raise VocabularyError(
+            "holds more tokens than its embedding has rows", file=path, found=n_tokens, expected=n_vocab
+        )
+
+
+def _of_gguf(values: Mapping[str, Any], path: str, n_vocab: int) -> Vocabulary:
     def value(key: str) -> Any:
         return values.get(f"tokenizer.ggml.{key}")
 
-    kind = _KINDS.get(value("model"))
+    kind = _KINDS.get(str(value("model")))
     if kind is None:
         raise VocabularyError(
             "holds a vocabulary of an unknown kind",
             file=path,
-            found=value("model"),
+            found=str(value("model"))[:80],
             expected=" or ".join(_KINDS),
             fix=_GIVE_TOKENIZER,
         )
+    if isinstance(value("tokens"), GgufArray):
+        _check_rows(len(value("tokens")), n_vocab, path)
     tokens = [token.encode() if isinstance(token, str) else token for token in _list(value("tokens"), path, "tokens")]
     columns: dict[str, list[Any]] = {"token_type": [int(TokenType.NORMAL)] * len(tokens), "scores": [0.0] * len(tokens)}
     for key in columns:
@@ -78,31 +88,41 @@ def _of_gguf(values: Mapping[str, Any], path: str) -> Vocabulary:
             special[_KIND_OF_KEY.get(name.removesuffix("_token_id"), name.removesuffix("_token_id"))] = found
         elif name.startswith("add_") and name.endswith("_token"):
             added[name.removeprefix("add_").removesuffix("_token")] = bool(found)
+    has_prefix = _scalar(values, "tokenizer.ggml.add_space_prefix", int, path)
     return Vocabulary(
         kind,
         tokens,
         columns["token_type"],
         scores=columns["scores"] if kind == "spm" else [],
         merges=_list(value("merges"), path, "merges") if kind == "bpe" else [],
-        pre=value("pre") or "default",
+        pre=_scalar(values, "tokenizer.ggml.pre", str, path) or "default",
         special_ids=special,
         add_special=added,
-        add_space_prefix=value("add_space_prefix"),
-        chat_template=values.get("tokenizer.chat_template"),
+        add_space_prefix=None if has_prefix is None else bool(has_prefix),
+        chat_template=_scalar(values, "tokenizer.chat_template", str, path),
     )
 
 
+def _scalar(values: Mapping[str, Any], key: str, kind: type[_Scalar], path: str) -> _Scalar | None:
+    found = values.get(key)
+    if found is None or isinstance(found, kind):
+        return found
+    raise VocabularyError(f"{key} is of the wrong type", file=path, found=repr(found)[:80], fix=_GIVE_TOKENIZER)
+
+
 def _list(found: Any, path: str, key: str) -> list[Any]:
-    kinds = {"tokens": (str, bytes), "merges": (str,), "token_type": (int,), "scores": (float,)}[key]
-    if not isinstance(found, list) or not all(type(item) in kinds for item in found):
+    kinds = _ITEMS[key]
+    items = found.tolist() if isinstance(found, GgufArray) else None
+    if items is None or not set(map(type, items)) <= {*kinds}:
         raise VocabularyError(
             f"tokenizer.ggml.{key} is missing or no array of {kinds[0].__name__}", file=path, fix=_GIVE_TOKENIZER
         )
-    return list(found)
+    return items
 
 
-def _of_ggjt(header: Mapping[str, Any], path: str) -> Vocabulary:
+def _of_ggjt(header: Mapping[str, Any], path: str, n_vocab: int) -> Vocabulary:
     texts: Sequence[bytes] = header["tokens"]
+    _check_rows(len(texts), n_vocab, path)
     scores: Sequence[float] | None = header.get("scores")
     if scores is None:
         raise VocabularyError(
