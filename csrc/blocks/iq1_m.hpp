@@ -74,15 +74,12 @@ struct IQ1_M {
     return split;
   }
 
-  // importance: nullptr for none.
-  FASTCONV_INLINE static void encode_block(const float* x, const float* importance, const GridNeighbours& grid,
-                                           Block& y) {
-    __builtin_memset(&y, 0, sizeof y);
-    const float sum = square_sum(x);
-    if (!all_finite(x, sum)) {
-      store_super_scale(kF16NaN, y);
-      return;
-    }
+  FASTCONV_INLINE static void put_scale(uint16_t bits, Block& y) {
+    for (int i = 0; i < 4; ++i) y.scales[i] |= static_cast<uint16_t>((bits >> 4 * i & 15) << 12);
+  }
+
+  FASTCONV_INLINE static void encode_block(const float* x, float sum, const float* importance,
+                                           const GridNeighbours& grid, Block& y) {
     const F32 mean = splat(2 * sum / 256);
     alignas(64) float scales[16] = {}, weights[kSuperBlock];
     int kinds[16] = {};
@@ -176,11 +173,7 @@ struct IQ1_M {
       y.qh[s] |= static_cast<uint8_t>((kinds[s] % 2 != 0 ? 0x80 : 0) | (kinds[s] >= 2 ? 0x08 : 0));
     }
     if (q2 > 0) d = qx / q2;
-    store_super_scale(f16_bits(d * 1.1125f), y);
-  }
-
-  FASTCONV_INLINE static void store_super_scale(uint32_t bits, Block& y) {
-    for (int i = 0; i < 4; ++i) y.scales[i] |= static_cast<uint16_t>((bits >> 4 * i & 15) << 12);
+    put_scale(f16_bits(d * 1.1125f), y);
   }
 
   static const GridNeighbours& neighbours() { return iq1_neighbours(); }

@@ -32,15 +32,10 @@ struct IQ2_S {
 
   static constexpr float kTiny = 1e-8f;  // GROUP_MAX_EPS_IQ2_S
 
-  // importance: nullptr for none.
-  FASTCONV_INLINE static void encode_block(const float* x, const float* importance, const GridNeighbours& grid,
-                                           Block& y) {
-    __builtin_memset(&y, 0, sizeof y);
-    const float sum = square_sum(x);
-    if (!all_finite(x, sum)) {
-      y.d = kF16NaN;
-      return;
-    }
+  FASTCONV_INLINE static void put_scale(uint16_t bits, Block& y) { y.d = bits; }
+
+  FASTCONV_INLINE static void encode_block(const float* x, float sum, const float* importance,
+                                           const GridNeighbours& grid, Block& y) {
     const F32 mean = splat(2 * sum / 256);
     alignas(64) float scales[16];
     float most = 0;

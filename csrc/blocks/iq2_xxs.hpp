@@ -104,14 +104,10 @@ struct IQ2_XXS {
     return sum_l2 > 0 ? sum_lx / sum_l2 : 0;
   }
 
-  FASTCONV_INLINE static void encode_block(const float* x, const float* importance, const GridNeighbours& grid,
-                                           Block& y) {
-    __builtin_memset(&y, 0, sizeof y);
-    const float sum = square_sum(x);
-    if (!all_finite(x, sum)) {
-      y.d = kF16NaN;
-      return;
-    }
+  FASTCONV_INLINE static void put_scale(uint16_t bits, Block& y) { y.d = bits; }
+
+  FASTCONV_INLINE static void encode_block(const float* x, float sum, const float* importance,
+                                           const GridNeighbours& grid, Block& y) {
     const F32 mean = splat(sum / 256);
     alignas(64) float scales[16] = {};
     float most = 0;

@@ -16,29 +16,37 @@ FASTCONV_INLINE void decode_super_blocks(const void* src, float* y, int64_t n) {
   for (int64_t i = 0; i < n / kSuperBlock; ++i) T::decode_block(block[i], y + i * kSuperBlock);
 }
 
-// T::encode_block writes one, with the points of T::neighbours(). importance: nullptr for none.
+FASTCONV_INLINE float square_sum(const float* x) {
+  float sum = 0;
+  for (int i = 0; i < kSuperBlock; ++i) sum += x[i] * x[i];
+  return sum;
+}
+
+// Of a super-block whose squares add up to `sum`.
+FASTCONV_INLINE bool all_finite(const float* x, float sum) {
+  if (sum < __builtin_inff()) return true;
+  uint32_t finite = 0xFFFF;
+  for (int i = 0; i < kSuperBlock; i += kLanes) finite &= lane_bits(less(abs(load(x + i)), splat(__builtin_inff())));
+  return finite == 0xFFFF;
+}
+
+// T::encode_block(x, square_sum(x), importance, points of T::neighbours(), y) writes one over zeros. importance:
+// nullptr for none. ggml aborts on NaN and infinity; here the super-scale, which T::put_scale writes, becomes NaN.
 template <class T>
 FASTCONV_INLINE void encode_super_blocks(const float* x, void* dst, int64_t n_rows, int64_t n_cols,
                                          const float* importance) {
   const auto& grid = T::neighbours();
   auto* y = static_cast<typename T::Block*>(dst);
-  for (int64_t row = 0; row < n_rows; ++row)
-    for (int64_t at = 0; at < n_cols; at += kSuperBlock, x += kSuperBlock, ++y)
-      T::encode_block(x, importance == nullptr ? nullptr : importance + at, grid, *y);
-}
-
-FASTCONV_INLINE float square_sum(const float* x) {
-  float sum = 0;
-  for (int i = 0; i < 256; ++i) sum += x[i] * x[i];
-  return sum;
-}
-
-// Of a super-block whose squares add up to `sum`. ggml aborts on NaN and infinity; here the super-scale becomes NaN.
-FASTCONV_INLINE bool all_finite(const float* x, float sum) {
-  if (sum < __builtin_inff()) return true;
-  uint32_t finite = 0xFFFF;
-  for (int i = 0; i < 256; i += kLanes) finite &= lane_bits(less(abs(load(x + i)), splat(__builtin_inff())));
-  return finite == 0xFFFF;
+  for (int64_t row = 0; row < n_rows; ++row) {
+    for (int64_t at = 0; at < n_cols; at += kSuperBlock, x += kSuperBlock, ++y) {
+      __builtin_memset(y, 0, sizeof *y);
+      const float sum = square_sum(x);
+      if (all_finite(x, sum))
+        T::encode_block(x, sum, importance == nullptr ? nullptr : importance + at, grid, *y);
+      else
+        T::put_scale(kF16NaN, *y);
+    }
+  }
 }
 
 // One NaN for all: instruction sets make NaN of different signs.
