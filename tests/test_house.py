@@ -29,7 +29,7 @@ RANKS = {
     "compat": 9,
 }
 # vocab stands beside architecture; layouts read the vocabulary.
-COMMON = {"errors", "paths", "records", "types", "_native", "request", "arrays"}
+COMMON = {"errors", "paths", "types", "_native", "request", "arrays"}
 
 
 def modules() -> list[Path]:
@@ -88,10 +88,3 @@ def test_help_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not {"numpy", "torch", "gguf", "tqdm"} & set(done.stdout.split())
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_classes_of_fields_are_records(path: Path) -> None:
-    """dataclasses compiles what records shares; every class of it costs half a millisecond of each start."""
-    top = ast.parse(path.read_text()).body
-    assert not [node for node in top if isinstance(node, ast.ImportFrom) and node.module == "dataclasses"]

@@ -9,5 +9,4 @@ PYBIND11_MODULE(_native, m) {
   fastconv::register_kernels(m);
   fastconv::register_engine(m);
   fastconv::register_comparison(m);
-  fastconv::register_vocab(m);
 }

@@ -8,6 +8,5 @@ void register_types(pybind11::module_& m);
 void register_kernels(pybind11::module_& m);
 void register_engine(pybind11::module_& m);
 void register_comparison(pybind11::module_& m);
-void register_vocab(pybind11::module_& m);
 
 }  // namespace fastconv

@@ -262,12 +262,6 @@ def rename_new(old: bytes, new: bytes) -> None:
 def exchange_names(one: bytes, other: bytes) -> None:
     """Gives each of two files the other's name, in one step. Raises OSError."""
 
-def sentencepieces(model: bytes) -> tuple[list[bytes], list[float], list[int]]:
-    """Texts, scores and types of a SentencePiece model's pieces, types as GGUF numbers them.
-
-    Raises ValueError for bytes that are no model, and for one that SentencePiece would not load.
-    """
-
 def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) decoded to float32. Raises InputChanged."""
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastconv import engine
@@ -30,7 +31,6 @@ from fastconv.plan.importance import with_importance
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.plan.recipe import recipe_for
 from fastconv.plan.stored_types import check_types, requantization_notes, rounding_notes
-from fastconv.records import dataclass, field
 from fastconv.request import DEFAULT_SHARD_SIZE, ConvertRequest, byte_size, split_types
 from fastconv.vocab.embedded import embedded_vocabulary
 from fastconv.vocab.load import load_vocabulary

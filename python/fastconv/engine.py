@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +16,6 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage, input_changed
 from fastconv.errors import NonFiniteError, UsageError
 from fastconv.plan.job import TensorJob
-from fastconv.records import dataclass, field
 from fastconv.types import TYPES
 
 if TYPE_CHECKING:

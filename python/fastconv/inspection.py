@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastconv.checkpoint.checkpoint import Checkpoint
@@ -11,7 +12,6 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import FastconvError, system_errors_told
 from fastconv.paths import exists, is_folder
-from fastconv.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

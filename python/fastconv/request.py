@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 from fastconv.errors import UsageError
-from fastconv.records import dataclass
 
 TARGETS: dict[str, tuple[str, int]] = {
     "gguf": ("gguf", 3),

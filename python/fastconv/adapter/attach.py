@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -20,7 +21,6 @@ from fastconv.checkpoint.content import is_zero, same_content
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
 from fastconv.errors import AdapterError, UsageError
-from fastconv.records import dataclass, replace
 
 if TYPE_CHECKING:
     from fastconv.adapter.lit_lora import LitLora

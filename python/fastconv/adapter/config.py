@@ -9,13 +9,13 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastconv.adapter.pattern_effort import MAX_EFFORT, MAX_NAME, matching_effort
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.errors import AdapterError
 from fastconv.paths import exists
-from fastconv.records import dataclass
 
 CONFIG_NAME = "adapter_config.json"
 

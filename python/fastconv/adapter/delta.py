@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
-from fastconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

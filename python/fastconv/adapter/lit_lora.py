@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import AdapterError
 from fastconv.paths import exists, is_file, is_folder
-from fastconv.records import dataclass
 
 _FILES = ("lit_model.pth.lora", "lit_model_lora_finetuned.pth")
 _BASE_FILE = "lit_model.pth"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.yaml_file import read_yaml_object
 from fastconv.errors import AdapterError, UsageError
 from fastconv.paths import exists
-from fastconv.records import dataclass, replace
 
 CONTIGUOUS, INTERLEAVED, CHUNKED = "contiguous", "interleaved", "chunked"
 LAYOUTS = (CONTIGUOUS, INTERLEAVED, CHUNKED)

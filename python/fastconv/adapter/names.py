@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
-
-from fastconv.records import dataclass
 
 # Wrappers that leave a word in state-dict names: torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))

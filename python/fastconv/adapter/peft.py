@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from fastconv.adapter.config import LoraConfig, read_lora_config
 from fastconv.adapter.names import Part, parse_name
@@ -15,7 +16,6 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import AdapterError
 from fastconv.paths import exists, is_folder
-from fastconv.records import dataclass, field
 from fastconv.types import TYPES
 
 _WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")  # PEFT too prefers the first

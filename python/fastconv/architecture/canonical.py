@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastconv.architecture import gguf_keys
@@ -21,7 +22,6 @@ from fastconv.architecture.spec import ArchitectureSpec, CanonicalModel, NamedMo
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import ArchitectureError, CheckpointError
-from fastconv.records import replace
 from fastconv.types import TYPES
 
 _META_EMBEDDING = "tok_embeddings.weight"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
-
-from fastconv.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.checkpoint.lazy_tensor import LazyTensor
-from fastconv.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from typing_extensions import Self

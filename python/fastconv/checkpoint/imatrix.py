@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
-from fastconv.records import dataclass
 
 MAX_DATASET_BYTES = 1 << 16
 

@@ -10,11 +10,11 @@ import itertools
 import math
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastconv.checkpoint.foreign_types import stored_bytes
 from fastconv.checkpoint.storage import FileStorage, Storage, input_changed
-from fastconv.records import dataclass, replace
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,6 +6,7 @@ Knows the formats' marks and the usual file names; the readers know the rest.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from fastconv.checkpoint import marks
@@ -24,7 +25,6 @@ from fastconv.checkpoint.shard_index import (
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError, system_errors_told
 from fastconv.paths import exists, is_folder
-from fastconv.records import replace
 
 # Weight files of a folder, the preferred first: stem, suffix.
 _FAMILIES = (("model", ".safetensors"), ("pytorch_model", ".bin"))

@@ -6,10 +6,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastconv.errors import CheckpointError
-from fastconv.records import dataclass
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +123,7 @@ class ArrayStorage:
     """A C-contiguous array in memory, for the few small tensors that no file holds (rope_freqs)."""
 
     array: np.ndarray
-    path: str = "memory"
+    path: str = field(default="memory")
 
     @property
     def size(self) -> int:

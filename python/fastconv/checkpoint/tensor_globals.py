@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fastconv.checkpoint.foreign_types import ELEMENT_BITS
-from fastconv.records import dataclass
 
 MAX_RANK = 64  # as in torch
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import dataclass
 
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.limits import check_tensor_count
@@ -15,7 +16,6 @@ from fastconv.checkpoint.storage import FileStorage
 from fastconv.checkpoint.tensor_globals import Record
 from fastconv.checkpoint.tensor_pickle import read_tensor_pickle
 from fastconv.errors import CheckpointError
-from fastconv.records import dataclass
 
 MAX_PICKLE_BYTES = 8 << 20  # some 40,000 tensors
 MAX_DIRECTORY_BYTES = 16 << 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from fastconv.layout.laid_out import LaidOut, PlacedTensor
 from fastconv.plan.file_types import FileType
 from fastconv.plan.naming import meta_names
 from fastconv.plan.recipe import PLAIN, Recipe
-from fastconv.records import dataclass
 from fastconv.types import TYPES, row_bytes
 from fastconv.vocab.vocabulary import Vocabulary
 

@@ -7,6 +7,7 @@ tables of architectures; reads no tensor.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fastconv.adapter.delta import MergedTensor
 from fastconv.architecture.gguf_keys import gguf_names
@@ -22,7 +23,6 @@ from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType, todays_type
 from fastconv.plan.mixtures import ModelFacts
 from fastconv.plan.naming import interleaved
 from fastconv.plan.recipe import Recipe, UnquantizedTensor, quantizer_order, tensor_types
-from fastconv.records import replace
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
@@ -24,7 +25,6 @@ from fastconv.layout.torch_zip import torch_zip_file
 from fastconv.layout.weights_file import ArrayEntry, array_entries
 from fastconv.paths import is_file, is_folder
 from fastconv.plan.file_types import FileType
-from fastconv.records import replace
 from fastconv.request import ConvertRequest
 
 # stem and suffix of the weights, by --format

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
@@ -27,7 +28,6 @@ from fastconv.layout.torch_zip import torch_zip_file
 from fastconv.layout.weights_file import array_entries
 from fastconv.plan.file_types import FileType
 from fastconv.plan.joined_rows import joined_rows
-from fastconv.records import replace
 from fastconv.request import ConvertRequest
 
 _WEIGHTS = "lit_model.pth"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from fastconv.errors import AdapterError
 from fastconv.layout.sha256_file import sha256
 from fastconv.paths import is_folder
-from fastconv.records import fields
 from fastconv.request import ConvertRequest
 
 PREFIX = "fastconv."
@@ -24,7 +24,7 @@ def provenance(request: ConvertRequest) -> dict[str, str]:
         return {}
     options = {
         field.name: getattr(request, field.name)
-        for field in fields(request)
+        for field in dataclasses.fields(request)
         if field.name not in _LEFT_OUT and getattr(request, field.name) != field.default
     }
     adapters = [{"path": path, "scale": scale, "sha256": _adapter_sum(path)} for path, scale in request.adapters]

@@ -5,6 +5,7 @@ Facts are compared, never trusted: what they say was done is checked against the
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,6 @@ from fastconv.layout.provenance import version
 from fastconv.layout.resume_journal import Facts
 from fastconv.layout.sha256_file import sha256
 from fastconv.plan.job import TensorJob
-from fastconv.records import fields
 from fastconv.request import ConvertRequest
 
 # Without influence on the bytes, or said by other facts.
@@ -37,7 +37,7 @@ def run_facts(
         "program": {"fastconv": version(), "its native code": sha256(_native.__file__)},
         "options": {
             f"--{field.name.replace('_', '-')}": repr(getattr(request, field.name))
-            for field in fields(request)
+            for field in dataclasses.fields(request)
             if field.name not in _LEFT_OUT
         },
         "files": _files(targets, jobs),

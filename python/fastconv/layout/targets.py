@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
@@ -13,7 +14,6 @@ from fastconv.layout.provenance import provenance
 from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType
 from fastconv.plan.naming import interleaved
 from fastconv.plan.recipe import Recipe
-from fastconv.records import dataclass
 from fastconv.request import TARGETS, ConvertRequest
 from fastconv.vocab.vocabulary import Vocabulary
 

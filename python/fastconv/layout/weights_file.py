@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from fastconv.adapter.delta import MergedTensor
 from fastconv.checkpoint.foreign_types import ELEMENT_BITS
@@ -14,7 +15,6 @@ from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import PlanError
 from fastconv.layout.laid_out import CopiedBytes
 from fastconv.plan.file_types import FileType
-from fastconv.records import dataclass
 from fastconv.types import TYPES
 
 # What --outtype auto makes of types that no array has (blocks) or that fastconv does not encode (f64, f8) once their

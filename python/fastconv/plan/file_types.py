@@ -6,9 +6,9 @@ Source: llama.cpp b11434, tools/quantize/quantize.cpp (names) and src/llama-quan
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, replace
 
 from fastconv.errors import PlanError, UsageError
-from fastconv.records import dataclass, replace
 from fastconv.types import TYPES
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastconv import _native
@@ -17,7 +18,6 @@ from fastconv.plan.job import TensorJob
 from fastconv.plan.mixtures import EMBEDDINGS
 from fastconv.plan.recipe import requires_importance
 from fastconv.plan.stored_types import keeps_levels
-from fastconv.records import replace
 from fastconv.types import TYPES
 
 if TYPE_CHECKING:

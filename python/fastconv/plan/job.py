@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor
-from fastconv.records import dataclass
 
 if TYPE_CHECKING:
     from fastconv.checkpoint.imatrix import Importance

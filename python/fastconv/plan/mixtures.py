@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastconv.plan.file_types import FileType
-from fastconv.records import dataclass
 from fastconv.types import TYPES
 
 

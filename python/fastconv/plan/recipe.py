@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastconv.errors import PlanError, UsageError
@@ -23,7 +24,6 @@ from fastconv.plan.mixtures import (
     output_type,
     role_of,
 )
-from fastconv.records import dataclass, field
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
@@ -18,7 +19,6 @@ from fastconv.plan.file_types import KEPT
 from fastconv.plan.importance import with_importance
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.plan.recipe import PLAIN
-from fastconv.records import dataclass, replace
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 from fastconv.verification.findings import Finding

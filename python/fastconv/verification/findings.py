@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from fastconv.errors import FastconvError
-from fastconv.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

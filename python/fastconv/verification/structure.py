@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fastconv.architecture.canonical import canonical_model
 from fastconv.architecture.gguf_keys import gguf_names
 from fastconv.architecture.registry import ARCHITECTURES, has_table
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.errors import ArchitectureError, CheckpointError
-from fastconv.records import replace
 from fastconv.verification.findings import Finding
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fastconv import _native
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.plan.job import TensorJob
-from fastconv.records import dataclass
 from fastconv.types import TYPES
 from fastconv.verification.findings import TensorCheck
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from fastconv import engine
 from fastconv.checkpoint.checkpoint import Checkpoint
@@ -13,7 +14,6 @@ from fastconv.errors import CheckpointError, UsageError, system_errors_told
 from fastconv.layout.sha256_file import sha256, sum_beside
 from fastconv.paths import exists, is_file
 from fastconv.plan.job import TensorJob, TensorOutput
-from fastconv.records import replace
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 from fastconv.verification.expected import Expected, expected, request_for

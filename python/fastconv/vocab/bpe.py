@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastconv.errors import VocabularyError
-from fastconv.records import dataclass, field
 from fastconv.vocab.files import TOKENIZER_JSON, TokenizerFiles
 from fastconv.vocab.sentencepiece import Pieces, added_token_type
 from fastconv.vocab.vocabulary import TokenType

@@ -5,11 +5,11 @@ Source of the rules: llama.cpp b11434, conversion/base.py (_create_vocab_sentenc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
-from fastconv import _native
 from fastconv.errors import VocabularyError
-from fastconv.records import dataclass
 from fastconv.vocab.files import SENTENCEPIECE_MODEL, TokenizerFiles
 from fastconv.vocab.vocabulary import TokenType
 
@@ -75,24 +75,32 @@ def added_token_type(token: str, special: bool) -> tuple[str, TokenType]:
 
 
 def _model_pieces(files: TokenizerFiles) -> Pieces:
+    from sentencepiece import SentencePieceProcessor
+
     path = files.path(SENTENCEPIECE_MODEL)
+    processor = SentencePieceProcessor()
     try:
-        tokens, scores, types = _native.sentencepieces(files.bytes(SENTENCEPIECE_MODEL))
-    except ValueError as error:
+        processor.LoadFromSerializedProto(files.bytes(SENTENCEPIECE_MODEL))
+    except (RuntimeError, UnicodeDecodeError):  # the latter where its message quotes the file
         raise VocabularyError(
-            "is not a SentencePiece model",
-            file=path,
-            found=str(error),
-            fix="download or copy it again, or give --vocabtype bpe",
+            "is not a SentencePiece model", file=path, fix="download or copy it again, or give --vocabtype bpe"
         ) from None
+    ids = list(range(processor.vocab_size()))
+    types = [int(TokenType.NORMAL)] * len(ids)
+    # Where a piece is of several kinds, the last one here is llama.cpp's choice.
+    for token_type, has_type in (
+        (TokenType.BYTE, processor.IsByte),
+        (TokenType.UNUSED, processor.IsUnused),
+        (TokenType.CONTROL, processor.IsControl),
+        (TokenType.UNKNOWN, processor.IsUnknown),
+    ):
+        for token_id in compress(ids, has_type(ids)):
+            types[token_id] = token_type
     try:
-        b"\n".join(tokens).decode()
-    except UnicodeDecodeError:
+        tokens = list(map(str.encode, processor.IdToPiece(ids)))
+    except UnicodeError:
         raise VocabularyError("holds a piece that is not UTF-8 text", file=path) from None
-    # To llama.cpp's converter a piece that a user defined is a normal one.
-    user_defined, normal = int(TokenType.USER_DEFINED), int(TokenType.NORMAL)
-    types = [normal if kind == user_defined else kind for kind in types]
-    return Pieces(tokens, scores, types, len(tokens))
+    return Pieces(tokens, processor.GetScore(ids), types, len(ids))
 
 
 def _added(files: TokenizerFiles, n_vocab: int) -> list[tuple[int, str, TokenType]]:

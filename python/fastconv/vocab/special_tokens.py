@@ -7,11 +7,11 @@ package's. Knows no vocabulary.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastconv.errors import VocabularyError
 from fastconv.paths import is_folder
-from fastconv.records import dataclass, field
 from fastconv.vocab.files import TOKENIZER_JSON, TokenizerFiles
 
 ChatTemplate = str | list[dict[str, str]]

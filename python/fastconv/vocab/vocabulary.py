@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import IntEnum
-
-from fastconv.records import dataclass, field
 
 
 class TokenType(IntEnum):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastconv.architecture.litgpt import namings
 from fastconv.architecture.litgpt.config import MAX_LAYERS, LitConfig
 from fastconv.architecture.litgpt.namings import Naming
 from fastconv.errors import ArchitectureError
-from fastconv.records import dataclass, field
 
 Config = dict[str, Any]
 

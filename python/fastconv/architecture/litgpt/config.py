@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -15,7 +16,6 @@ from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.yaml_file import read_yaml_object
 from fastconv.errors import ArchitectureError, UsageError
 from fastconv.paths import exists
-from fastconv.records import dataclass
 
 MAX_LAYERS = 1 << 16  # lists with an entry per layer are made before the tensors are counted
 CONFIG_NAMES = ("model_config.yaml", "lit_config.json", "lit_lora_config.json")

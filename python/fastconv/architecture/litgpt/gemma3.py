@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import ArchitectureError
-from fastconv.records import replace
 
 _CLASS = "Gemma3ForConditionalGeneration"
 # Before and since transformers 4.52. What follows is named as in a model of language alone.

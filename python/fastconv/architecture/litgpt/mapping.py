@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from fastconv.architecture.litgpt.namings import BOTH, SHAPES, Module, Naming
 from fastconv.architecture.litgpt.rows import grouped_from_split, split_from_grouped
-from fastconv.records import dataclass
 
 SPLIT, INTERLEAVED = "split", "interleaved"
 """Layouts of the fused QKV: since 0.5.5, and before."""

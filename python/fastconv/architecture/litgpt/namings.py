@@ -6,7 +6,7 @@ names, but attn.attn for attn.qkv.
 
 from __future__ import annotations
 
-from fastconv.records import dataclass
+from dataclasses import dataclass
 
 WEIGHT, BOTH = ("weight",), ("weight", "bias")
 

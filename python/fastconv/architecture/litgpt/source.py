@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from fastconv.architecture.litgpt import namings
@@ -35,7 +36,6 @@ from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.content import same_content
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import AdapterError, ArchitectureError
-from fastconv.records import dataclass, replace
 
 _LAYER = "transformer.h."
 _LORA = re.compile(r".*\.lora_[AB]")
