@@ -29,7 +29,7 @@ RANKS = {
     "compat": 9,
 }
 # vocab stands beside architecture; layouts read the vocabulary.
-COMMON = {"errors", "paths", "types", "_native", "request", "arrays"}
+COMMON = {"errors", "paths", "types", "control_group", "_native", "request", "arrays"}
 
 
 def modules() -> list[Path]:

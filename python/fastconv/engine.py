@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fastconv import _native
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage, input_changed
+from fastconv.control_group import cpu_quotas
 from fastconv.errors import NonFiniteError, UsageError
 from fastconv.plan.job import TensorJob
 from fastconv.types import TYPES
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # How long a wait may last before the interpreter looks for signals.
 _POLL_SECONDS = 0.1
-# What control groups say where there is no limit is more than any machine has.
-_UNLIMITED_BYTES = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +168,9 @@ def instruction_set() -> str:
 def default_threads() -> int:
     """CPUs that this process may use: affinity and, on Linux, the quota of its control group (v1 or v2)."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for quota in _cgroup_quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")):
+    for quota in cpu_quotas():
         cpus = min(cpus, max(1, math.ceil(quota)))
     return cpus
-
-
-def memory_limit() -> int | None:
-    """Bytes that the control groups (v1 or v2) of this process leave it; None where none has a limit."""
-    membership, root = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-    limits = _cgroup_values(membership, root, "memory", _memory_v2, _memory_v1)
-    return min((int(limit) for limit in limits), default=None)
 
 
 def _ratio(delta_norm: float, base_norm: float) -> float:
@@ -255,66 +246,3 @@ def _input_files(jobs: Sequence[TensorJob], others: Sequence[LazyTensor] = ()) -
     )
     storages = (piece.storage for tensor in (*read, *others) for piece in tensor.pieces)
     return list(dict.fromkeys(storage for storage in storages if isinstance(storage, FileStorage)))
-
-
-def _cgroup_quotas(membership: Path, root: Path) -> Iterator[float]:
-    """CPUs allowed by each control group that this process is in, from its own up to the root."""
-    return _cgroup_values(membership, root, "cpu", _quota_v2, _quota_v1)
-
-
-_ReadLimit = Callable[[Path], float | None]
-
-
-def _cgroup_values(membership: Path, root: Path, controller: str, v2: _ReadLimit, v1: _ReadLimit) -> Iterator[float]:
-    """What control groups of either version say, from the process's own up to the root."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, read = root, v2
-        elif controller in controllers.split(","):
-            base, read = root / controller, v1
-        else:
-            continue
-        # In a container the path may be the host's; then the group's own files are those at the root.
-        group = Path(path.lstrip("/"))
-        for folder in (group, *group.parents):
-            quota = read(base / folder)
-            if quota is not None:
-                yield quota
-
-
-def _memory_v2(folder: Path) -> float | None:
-    return _limit_in(folder / "memory.max")
-
-
-def _memory_v1(folder: Path) -> float | None:
-    return _limit_in(folder / "memory.limit_in_bytes")
-
-
-def _limit_in(file: Path) -> float | None:
-    try:
-        limit = int(file.read_text())
-    except (OSError, ValueError):  # "max", for one
-        return None
-    return limit if limit < _UNLIMITED_BYTES else None
-
-
-def _quota_v2(folder: Path) -> float | None:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
-
-
-def _quota_v1(folder: Path) -> float | None:
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return quota / period if quota > 0 and period > 0 else None

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastconv import _native, engine
+from fastconv import _native, control_group, engine
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage
@@ -341,7 +341,7 @@ def test_cgroup_quota(tmp_path: Path, files: dict[str, str], expected: list[floa
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert list(engine._cgroup_quotas(tmp_path / "cgroup", tmp_path / "fs")) == expected
+    assert list(control_group.cpu_quotas(tmp_path / "cgroup", tmp_path / "fs")) == expected
 
 
 def test_default_threads_follow_affinity() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import _native, conversion, engine
+from fastconv import _native, control_group, engine
 from fastconv.adapter.delta import LoraDelta
 from fastconv.errors import PlanError, UsageError
 from fastconv.plan.job import TensorJob
@@ -204,14 +204,15 @@ def test_a_control_group_bounds_scratch(
 ) -> None:
     fastconv.convert(model, tmp_path / "whole.gguf", outtype="q4_0")
     with monkeypatch.context() as patch:
-        patch.setattr(conversion, "_own_bytes", lambda: own_bytes)
-        patch.setattr(engine, "memory_limit", lambda: 16 << 20)
-        with pytest.raises(PlanError, match="control group leaves is too little") as raised:
+        patch.setattr(control_group, "own_bytes", lambda: own_bytes)
+        patch.setattr(control_group, "memory_values", lambda *_: [(own_bytes + (16 << 20), own_bytes)])
+        with pytest.raises(PlanError, match="control group leaves is too little for this conversion") as raised:
             fastconv.convert(model, tmp_path / "m.gguf", outtype="q4_0")
         assert not (tmp_path / "m.gguf").exists()
         needed = int(str(raised.value.expected).removeprefix("at least "))
         assert needed > own_bytes
-        patch.setattr(engine, "memory_limit", lambda: needed + (8 << 20))
+        others = 100 << 20
+        patch.setattr(control_group, "memory_values", lambda *_: [(needed + others + (8 << 20), own_bytes + others)])
         bounds = []
         real = engine.run
         patch.setattr(engine, "run", lambda *a, **k: bounds.append(k["max_memory"]) or real(*a, **k))
@@ -220,23 +221,36 @@ def test_a_control_group_bounds_scratch(
     assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
+V2_STAT = "anon 300\nfile 5000\nshmem 40\nslab_unreclaimable 2\nslab 9\nfile_mapped 100\n"
+V1_STAT = "rss 1\ncache 2\ntotal_rss 200\ntotal_cache 5000\ntotal_shmem 30\n"
+
+
 @pytest.mark.parametrize(
     ("membership", "files", "expected"),
     [
-        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "1000\n"}, [1000]),
-        ("4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "4096\n"}, [4096]),
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "1000\n"}, [(1000, 0)]),
+        (
+            "0::/a\n",
+            {"a/memory.max": "1000\n", "a/memory.stat": V2_STAT, "memory.max": "7000"},
+            [(1000, 342), (7000, 0)],
+        ),
+        ("4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "4096\n"}, [(4096, 0)]),
+        (
+            "4:memory:/x\n",
+            {"memory/x/memory.limit_in_bytes": "4096\n", "memory/x/memory.stat": V1_STAT},
+            [(4096, 230)],
+        ),
         ("4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "9223372036854771712\n"}, []),
-        ("4:memory:/host/path\n0::/\n", {"memory/memory.limit_in_bytes": "7\n"}, [7]),
+        ("4:memory:/host/path\n0::/\n", {"memory/memory.limit_in_bytes": "7\n"}, [(7, 0)]),
         ("4:cpu:/x\n", {"cpu/x/memory.limit_in_bytes": "7\n"}, []),
     ],
 )
-def test_limits_of_control_groups(tmp_path: Path, membership: str, files: dict[str, str], expected: list[int]) -> None:
+def test_limits_of_control_groups(
+    tmp_path: Path, membership: str, files: dict[str, str], expected: list[tuple[int, int]]
+) -> None:
     (tmp_path / "membership").write_text(membership)
     for name, text in files.items():
         path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    found = engine._cgroup_values(
-        tmp_path / "membership", tmp_path / "root", "memory", engine._memory_v2, engine._memory_v1
-    )
-    assert list(found) == expected
+    assert list(control_group.memory_values(tmp_path / "membership", tmp_path / "root")) == expected

@@ -1,4 +1,4 @@
-"""What limits of memory (ulimit -v, ulimit -d) leave too little for, said before anything runs into them.
+"""What limits of memory (ulimit -v and -d, control groups) leave too little for, said before anything meets them.
 
 Libraries behave badly where they are refused memory while they are loaded: OpenBLAS, which NumPy brings, asks for ever.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 import mmap
 import resource
 
+from fastconv.control_group import memory_room
 from fastconv.errors import FastconvError
 
 # Address space that a small conversion takes beyond what Python has taken when it starts: libraries most of all.
 _NEEDED_BYTES = 192 << 20
+# Memory that any conversion takes beyond that; the kernel ends a process in a control group that finds none.
+_LEAST_BYTES = 16 << 20
 
 
 def check_limits() -> None:
@@ -19,6 +22,9 @@ def check_limits() -> None:
 
     Raises FastconvError where a limit leaves too little for that.
     """
+    room = memory_room()
+    if room is not None:
+        room.check(_LEAST_BYTES, "fastconv")
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     limits = [limit for limit in limits if limit != resource.RLIM_INFINITY]
     if not limits:

@@ -51,6 +51,12 @@ def load_vocabulary(
     return Vocabulary("spm", pieces.tokens, pieces.types, scores=pieces.scores, n_base=pieces.n_base, **common)
 
 
+def tokenizer_file(directory: str | os.PathLike[str], kind: str | None = None) -> str:
+    """What load_vocabulary reads the tokens from. Raises VocabularyError where there is nothing."""
+    files = _find(directory, kind)
+    return files.path(SENTENCEPIECE_MODEL if kind != "bpe" and files.has(SENTENCEPIECE_MODEL) else TOKENIZER_JSON)
+
+
 def _find(directory: str | os.PathLike[str], kind: str | None) -> TokenizerFiles:
     """The folder that holds the tokenizer: the one given, or, as Meta lays its releases out, the one above."""
     wanted = {
