@@ -18,8 +18,8 @@ struct Q3_K {
   };
   static_assert(sizeof(Block) == 110);
 
-  static constexpr int kSubs = 16;   // sub-blocks, and elements of each
-  static constexpr int kChunk = 16;  // super-blocks whose sub-blocks are sorted by what their search takes
+  static constexpr int kSubs = 16;    // sub-blocks, and elements of each
+  static constexpr int kChunk = 128;  // super-blocks whose sub-blocks are sorted by what their search takes
 
   // d * (scale - 32) of each sub-block.
   FASTCONV_INLINE static F32 steps(const Block& y) {
@@ -78,31 +78,37 @@ struct Q3_K {
   // Byte 32 h + j of qs holds the low bits of element j of each run of 32 of half h; bit r of byte j of hmask is the
   // high bit of element j of run r.
   FASTCONV_INLINE static void pack(const uint8_t* q, Block& y) {
+    constexpr uint64_t kEach = 0x0101010101010101;  // eight levels in a word: what is shifted stays within its byte
     for (int j = 0; j < 32; j += 16) {
-      I32 high = splat(0);
+      uint64_t hmask[2] = {};
       for (int h = 0; h < 2; ++h) {
-        const uint8_t* run = q + 128 * h + j;
-        const I32 q0 = load_u8(run), q1 = load_u8(run + 32), q2 = load_u8(run + 64), q3 = load_u8(run + 96);
-        const I32 low = splat(3);
-        store_bytes(y.qs + 32 * h + j,
-                    (q0 & low) | shift_left<2>(q1 & low) | shift_left<4>(q2 & low) | shift_left<6>(q3 & low));
-        const I32 bits = shift_right<2>(q0) | shift_left<1>(shift_right<2>(q1)) | shift_left<2>(shift_right<2>(q2)) |
-                         shift_left<3>(shift_right<2>(q3));
-        high = h == 0 ? bits : high | shift_left<4>(bits);
+        uint64_t qs[2] = {};
+        for (int r = 0; r < 4; ++r) {
+          uint64_t run[2];
+          __builtin_memcpy(run, q + 128 * h + 32 * r + j, sizeof run);
+          for (int w = 0; w < 2; ++w) {
+            qs[w] |= (run[w] & 3 * kEach) << 2 * r;
+            hmask[w] |= (run[w] >> 2 & kEach) << (4 * h + r);
+          }
+        }
+        __builtin_memcpy(y.qs + 32 * h + j, qs, sizeof qs);
       }
-      store_bytes(y.hmask + j, high);
+      __builtin_memcpy(y.hmask + j, hmask, sizeof hmask);
     }
   }
 
   static void encode(const float* x, void* dst, int64_t n) {
     Block* y = static_cast<Block*>(dst);
-    for (int64_t left = n / kSuperBlock; left > 0; left -= kLanes, x += kLanes * kSuperBlock, y += kLanes)
-      write_plain(x, left < kLanes ? static_cast<int>(left) : kLanes, y);
+    for (int64_t left = n / kSuperBlock; left > 0; left -= kChunk, x += kChunk * kSuperBlock, y += kChunk) {
+      const int chunk = left < kChunk ? static_cast<int>(left) : kChunk;
+      alignas(64) float found[kChunk * kSubs];
+      RefinedSearch::scales<kChunk * kSubs>(x, chunk * kSubs, found);
+      for (int b = 0; b < chunk; b += kLanes)
+        write_plain(x + b * kSuperBlock, chunk - b < kLanes ? chunk - b : kLanes, found + b * kSubs, y + b);
+    }
   }
 
-  static void write_plain(const float* x, int n, Block* y) {
-    alignas(64) float found[kLanes * kSubs];
-    RefinedSearch::scales<kLanes * kSubs>(x, n * kSubs, found);
+  static void write_plain(const float* x, int n, const float* found, Block* y) {
     F32 scale[kSubs];
     for (int b = 0; b < kLanes; ++b) scale[b] = load(found + (b < n ? b : 0) * kSubs);
     transpose(scale);

@@ -57,6 +57,19 @@ def test_q3_k_where_levels_are_refined_to_halves(exponent: int, isa: str) -> Non
     assert_same_blocks(_native.quantize(x, "q3_k", isa=isa), ggml.quantize(x, "q3_k"), "q3_k")
 
 
+# Sub-blocks are put together by what their search takes, so each finds others beside it.
+@pytest.mark.parametrize("at_once", [1, 2, 5, 16, 17, 128, 129, 300])
+def test_q3_k_whatever_is_encoded_together(at_once: int, isa: str) -> None:
+    x = refining_to_halves(np.random.default_rng(7), 300) * np.float32(0.02)
+    x[::7] = np.random.default_rng(8).standard_normal((43, 256))
+    x[3::50] = 0
+    x[100:128] = -1
+    want = ggml.quantize(x, "q3_k")
+    for at in range(0, len(x), at_once):
+        part = x[at : at + at_once].reshape(1, -1)
+        assert_same_blocks(_native.quantize(part, "q3_k", isa=isa), want[at : at + at_once].reshape(1, -1), "q3_k")
+
+
 # Few distinct values, and values far from zero: sums of tries that are equal, determinants that are all rounding.
 @pytest.mark.parametrize("type", ["q4_k", "q5_k", "q3_k", "q2_k"])
 @pytest.mark.parametrize("largest", [1, 2, 3, 5, 15, 16, 31, 62])
