@@ -7,7 +7,7 @@ BUILD_DIR ?= build/dev
 PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BENCHMARK_FLAGS ?=
 SOAK_FLAGS ?= --minutes 600
-SANITIZE_TESTS ?= tests/kernels tests/engine tests/formats tests/ggjt tests/gguf
+SANITIZE_TESTS ?= tests --ignore=tests/packaging --ignore=tests/examples
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc python CMakeLists.txt -name '*.cpp' -o -name '*.hpp' -o -name '*.py' -o -name '*.pyi' -o -name CMakeLists.txt)
@@ -62,7 +62,7 @@ soak: fuzzers $(VENV)/.package $(VENV)/.test $(VENV)/.fuzz
 	$(VENV)/bin/python -m tests.fuzz.soak $(SOAK_FLAGS)
 
 # The tests on an extension that AddressSanitizer and UBSan watch. Python itself leaks by its habits: leaks are not asked for.
-sanitize: $(VENV)/.package $(VENV)/.test $(VENV)/.fuzz
+sanitize: $(VENV)/.package $(VENV)/.test $(VENV)/.litgpt $(VENV)/.fuzz
 	rm -rf build/sanitized && mkdir -p build/sanitized && cp -R python/fastconv build/sanitized/ && rm -f build/sanitized/fastconv/*.so
 	cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFASTCONV_SANITIZE=ON \
 	  -DPython_EXECUTABLE=$(abspath $(VENV))/bin/python -Dpybind11_DIR=$$($(VENV)/bin/python -m pybind11 --cmakedir) \
@@ -70,7 +70,8 @@ sanitize: $(VENV)/.package $(VENV)/.test $(VENV)/.fuzz
 	cmake --build build/sanitize -j 2
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_sigbus=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libubsan.so)" \
-	  PYTHONPATH=build/sanitized $(VENV)/bin/python -m pytest -p no:cacheprovider $(SANITIZE_TESTS)
+	  PYTHONPATH=build/sanitized $(VENV)/bin/python -m pytest -p no:cacheprovider $(PYTEST_FLAGS) \
+	  -m 'not slow and not memory and not qemu' $(SANITIZE_TESTS)
 
 clean:
 	rm -rf $(VENV) build demo dist wheelhouse

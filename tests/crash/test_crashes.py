@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from tests.engine.test_run import subprocess_environment
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the faults are preloaded into Linux processes"),
-    pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="both would replace malloc"),
+    pytest.mark.memory,
 ]
 
 LENGTHS = [pytest.param("short", id="short"), pytest.param("long", id="long", marks=pytest.mark.slow)]

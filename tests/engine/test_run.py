@@ -241,10 +241,6 @@ def test_input_that_changes_is_named(disk: Disk) -> None:
     assert error.value.file == path
 
 
-counts_memory = pytest.mark.skipif(
-    "asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps what is freed for a while"
-)
-
 PEAK = """
 import os, re, sys
 from pathlib import Path
@@ -299,7 +295,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 """
 
 
-@counts_memory
+@pytest.mark.memory
 def test_a_column_read_leaves_no_pages(disk: Disk) -> None:
     """It is on all 600 MB of them."""
     command = [sys.executable, "-c", READ, str(disk.folder)]
@@ -308,7 +304,7 @@ def test_a_column_read_leaves_no_pages(disk: Disk) -> None:
     assert int(printed.stdout) < 150
 
 
-@counts_memory
+@pytest.mark.memory
 @pytest.mark.parametrize("view", ["plain", "rows", "transposed", "merged"])
 def test_peak_memory_is_bounded(disk: Disk, view: str) -> None:
     """Mapped pages count. 600 MB of input leave less than 50 MB, one tensor or 300 with a delta each."""

@@ -180,6 +180,7 @@ def peak_of_a_merge(folder: Path, n_layer: int) -> tuple[int, int]:
     return n_bytes, json.loads(done.stdout)["peak_memory_bytes"]
 
 
+@pytest.mark.memory
 def test_memory_stays_while_models_grow(tmp_path: Path) -> None:
     small, peak_of_small = peak_of_a_merge(tmp_path / "small", 5)
     large, peak_of_large = peak_of_a_merge(tmp_path / "large", 15)

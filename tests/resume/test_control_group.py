@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from tests.resume.control_groups import Group, NoGroupError, control_group
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's"),
-    pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer takes memory of its own"),
+    pytest.mark.memory,
 ]
 
 MB = 1 << 20

@@ -102,6 +102,7 @@ def many_tensors(folder: Path, n_layer: int) -> models.LlamaShape:
     return shape
 
 
+@pytest.mark.memory
 def test_thousands_of_tensors(tmp_path: Path) -> None:
     shape = many_tensors(tmp_path / "model", 500)
     peak = convert(tmp_path / "model", "-o", tmp_path / "m.gguf", "--outtype", "q8_0", "--resume")
@@ -121,6 +122,7 @@ def test_twenty_thousand_tensors(tmp_path: Path) -> None:
 BILLIONS = models.LlamaShape(n_vocab=4000, n_embd=8192, n_ff=28672, n_layer=80, n_head=64, n_head_kv=8)
 
 
+@pytest.mark.memory
 def test_a_70b_model_is_planned_in_little_memory(tmp_path: Path) -> None:
     n_bytes = write_sparse(tmp_path / "model", BILLIONS, shards=15)
     assert n_bytes > 1 << 36
@@ -159,6 +161,7 @@ def test_two_layers_of_a_70b_model(tmp_path: Path) -> None:
             assert data == zero * (int(np.prod(dims)) // 32), name
 
 
+@pytest.mark.memory
 def test_a_file_of_more_than_64_gb(tmp_path: Path) -> None:
     """The model lies beyond the first 64 GB of its file; what is written is as if it did not."""
     tensors = models.write_hf(tmp_path / "plain" / "m", models.LlamaShape(n_embd=256, n_ff=768))

@@ -88,6 +88,7 @@ def jobs_on(disk: Disk, kind: str) -> list[TensorJob]:
     return [job(base, "f32", "q8_0", deltas=deltas)]
 
 
+@pytest.mark.memory
 @pytest.mark.parametrize(
     "kind", ["merge", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("plain", "columnar"))]
 )
@@ -121,6 +122,7 @@ def test_least_memory_grows_with_what_a_merge_holds() -> None:
     assert engine.least_memory([]) <= plain < 2 << 20
 
 
+@pytest.mark.memory
 @pytest.mark.parametrize("megabytes", [24, 180, 230, 280, 700])
 def test_a_limit_of_address_space_ends_in_a_file_or_a_line(model: Path, tmp_path: Path, megabytes: int) -> None:
     def limit() -> None:
@@ -148,6 +150,7 @@ def test_a_limit_of_address_space_ends_in_a_file_or_a_line(model: Path, tmp_path
     assert megabytes > 100 or done.returncode == 1
 
 
+@pytest.mark.memory
 def test_an_input_larger_than_the_address_space_says_so(model: Path, tmp_path: Path) -> None:
     from tests.resume.sparse import write_sparse
 
