@@ -95,8 +95,8 @@ CONVERT: list[str | Path] = [sys.executable, "-m", "fastconv", "convert"]
 @pytest.mark.parametrize(
     ("options", "limits"),
     [
-        pytest.param(["--outtype", "q4_0"], [12, 28, 64], id="plain"),
-        pytest.param(["--outtype", "q8_0", "--lora", "adapter", "--concurrency", "8"], [12, 34, 256], id="lora"),
+        pytest.param(["--outtype", "q4_0"], [18, 28, 64], id="plain"),
+        pytest.param(["--outtype", "q8_0", "--lora", "adapter", "--concurrency", "8"], [18, 34, 256], id="lora"),
         pytest.param(["--outtype", "q4_k_m"], [*range(10, 50, 2), 1500], id="many", marks=pytest.mark.slow),
         pytest.param(
             ["--outtype", "q6_k", "--lora", "adapter", "--concurrency", "8"],
