@@ -48,7 +48,7 @@ class ArchitectureSpec:
     hyperparameters: Callable[[dict[str, Any]], Hyperparameters]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NamedModel:
     """The hub of every conversion: Hugging Face names and row order, whatever the source was.
 
@@ -74,7 +74,7 @@ class NamedModel:
         return replace(self, tied=dict(tied))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CanonicalModel(NamedModel):
     """A model whose architecture is known: complete, every tensor of the shape that the hyperparameters say."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FileContents:
     """What one file holds. The fields are those of Checkpoint."""
 
@@ -19,7 +19,7 @@ class FileContents:
     parts: tuple[dict[str, LazyTensor], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """An opened source; no tensor data has been read.
 

@@ -19,7 +19,7 @@ _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suff
 _META_PART = re.compile(r"consolidated\.(\d{2})\.pth")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ShardSet:
     """files: names in the folder, sorted. weight_map: file name by tensor name, {} without an index."""
 

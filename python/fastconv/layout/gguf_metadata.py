@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from gguf.constants import GGML_QUANT_VERSION, GGUFType, GGUFValueType, Keys, LlamaFileType, RopeScalingType
 from gguf.metadata import Metadata
-from gguf.utility import size_label
 
 from fastconv.architecture.hparams import Hyperparameters, RopeScaling
 from fastconv.architecture.spec import CanonicalModel
@@ -197,6 +196,8 @@ def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> 
         metadata.sampling_penalty_repeat = generation.get("repetition_penalty")
     metadata.name = directory.name if metadata.name is None else metadata.name
     if metadata.size_label is None and n_params > 0:
+        from gguf.utility import size_label
+
         metadata.size_label = size_label(n_params, n_params, 0, 0)
     try:
         metadata.set_gguf_meta_model(_Authorship(values))  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ class Checksum:
     places: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LaidOut:
     """chunks: (offset, bytes) of all that is neither tensor data nor copied, padding excepted, which is zero.
 

@@ -18,7 +18,7 @@ from fastconv.request import TARGETS, ConvertRequest
 from fastconv.vocab.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """What a format decides.
 

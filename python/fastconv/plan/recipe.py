@@ -42,7 +42,7 @@ class UnquantizedTensor(NamedTuple):
     type: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
     """How the types of a quantized file are chosen, beyond its file type: llama-quantize's options.
 
@@ -170,7 +170,7 @@ def fitting_type(type_name: str, name: str, n_cols: int) -> str:
     return candidate if n_cols % TYPES[candidate].block_size == 0 else _LAST_RESORT
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _TypeChooser:
     """One file's tensors in turn: what the recipes count is kept here."""
 
@@ -229,10 +229,9 @@ class _TypeChooser:
 def is_quantizable(name: str, shape: Sequence[int], model: ModelFacts) -> bool:
     """Whether llama-quantize would quantize a tensor. Leading dimensions of 1 do not count."""
     n_dims = next((len(shape) - i for i, n in enumerate(shape) if n != 1), 1)
-    never = (*_NEVER, *_NEVER_IN.get(model.architecture, ()))
-    return (
-        n_dims >= 2 and name.endswith("weight") and name not in _NEVER_WHOLE and not any(part in name for part in never)
-    )
+    if n_dims < 2 or not name.endswith("weight") or name in _NEVER_WHOLE:
+        return False
+    return not any(map(name.__contains__, (*_NEVER, *_NEVER_IN.get(model.architecture, ()))))
 
 
 def _holding(type_name: str, name: str, n_cols: int) -> str:

@@ -18,7 +18,7 @@ ADDED_SCORE = -1000.0
 _PADDING_SCORE = -10000.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pieces:
     """Columns of a vocabulary, one entry per token. n_base: pieces of the SentencePiece model itself."""
 

@@ -20,7 +20,7 @@ _KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 INFILL_KINDS = ("prefix", "suffix", "middle", "eot")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SpecialTokens:
     """ids: kind -> token id. add: kind -> whether the tokenizer adds it. lowercase, strip_accents: the normalizer's."""
 

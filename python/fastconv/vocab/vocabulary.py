@@ -17,7 +17,7 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Vocabulary:
     """kind: "spm" (SentencePiece) or "bpe". tokens: UTF-8 as GGUF stores them. scores: of spm. merges and pre: of bpe.
 
