@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.models import write_hf
+
 HEAVY = ["torch", "transformers", "gguf", "sentencepiece", "tokenizers", "tqdm", "safetensors"]
+# By a conversion of a Hugging Face folder with a tokenizer.model to GGUF. What is there of numpy, yaml and gguf then is
+# a shell (cli/lazy_packages.py), which has no modules in it but those that are used.
+NEVER_NEEDED = [
+    *("torch", "transformers", "tokenizers", "tqdm", "safetensors", "mistral_common"),
+    *("numpy._core", "numpy.core", "yaml.nodes", "gguf.gguf_writer", "gguf.quants", "gguf.vocab", "multiprocessing"),
+]
 
 
 @pytest.mark.parametrize("statement", ["import fastconv", "import fastconv.cli", "import fastconv.conversion"])
@@ -31,3 +40,19 @@ def test_version_goes_to_standard_output() -> None:
     done = subprocess.run([sys.executable, "-m", "fastconv", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("fastconv ")
     assert done.stderr == ""
+
+
+def test_a_plain_conversion_loads_what_it_needs(tmp_path: Path) -> None:
+    write_hf(tmp_path / "model")
+    arguments = ["convert", str(tmp_path / "model"), "--outtype", "q4_0", "-o", str(tmp_path / "out.gguf"), "--quiet"]
+    code = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import fastconv.cli\n"
+        f"code = fastconv.cli.main({arguments!r})\n"
+        "print(code, *(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    exit_code, *loaded = done.stdout.split()
+    assert exit_code == "0"
+    assert not {*NEVER_NEEDED} & {*loaded}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,7 @@ class LazyTensor:
         if matrix.rows is not None:
             rows = array("q", map(matrix.rows.__getitem__, rows))
         n_stored = max(piece.row + piece.n_rows for piece in matrix.pieces)
-        identity = len(rows) == n_stored and rows == array("q", range(n_stored))
+        identity = len(rows) == n_stored and all(map(operator.eq, rows, range(n_stored)))
         shape = (len(rows), *self.shape[1:]) if len(self.shape) <= 2 else (len(rows), self.n_cols)
         view = replace(matrix, shape=shape, n_rows=len(rows), rows=None if identity else rows)
         return view._as_row() if identity and len(shape) == 1 else view

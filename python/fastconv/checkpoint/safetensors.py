@@ -72,9 +72,9 @@ def _check_entry(storage: FileStorage, name: str, entry: Any) -> tuple[str, list
     if dtype is None:
         refuse("unknown dtype", _brief(entry["dtype"]), f"one of {', '.join(_DTYPES)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(_is_size(n) for n in shape):
+    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
         refuse("shape is not a list of non-negative integers", _brief(shape))
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n) for n in offsets):
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         refuse("data_offsets are not two non-negative integers", _brief(offsets))
     begin, end = offsets
     if math.prod(n for n in shape if n) >= 1 << 63:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 from gguf.constants import GGUFValueType
@@ -76,5 +75,5 @@ def _array_head(element_type: GGUFValueType, values: Sequence[Any]) -> bytes:
 
 def _strings(values: Sequence[str] | Sequence[bytes]) -> bytes:
     encoded = [value if isinstance(value, bytes) else value.encode() for value in values]
-    prefixes = map(struct.Struct("<Q").pack, map(len, encoded))
-    return b"".join(chain.from_iterable(zip(prefixes, encoded, strict=True)))
+    heads = {size: struct.pack("<Q", size) for size in set(map(len, encoded))}
+    return b"".join([heads[len(text)] + text for text in encoded])
