@@ -8,7 +8,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tests.crash.harness import KINDS, MODES, Prepared, Server, faults
 
@@ -17,11 +17,11 @@ MEMORY_STEP = 3
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
-def inject_faults(server: Server, seed: int, most: int | None = None) -> Counter[str]:
+def inject_faults(cases: Sequence[Prepared], seed: int, most: int | None = None) -> Counter[str]:
     """Every call that a conversion makes fails, in every way, once and from there on; or `most` of these faults."""
     rng = random.Random(seed)
     by_kind: dict[str, list[tuple[Prepared, str, int, int]]] = {kind: [] for kind in KINDS}
-    for case in server.cases:
+    for case in cases:
         calls = case.count_calls()
         for kind, mode, error in faults():
             step = MEMORY_STEP if kind == "memory" else 1

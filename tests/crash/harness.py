@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastconv.layout import resume_journal
+from fastconv.layout.kept_file import JOURNAL_SUFFIX
 from tests import models
 from tests.e2e.conftest import write_adapter
 
@@ -49,16 +51,22 @@ ERRORS = {
 INTERRUPTIBLE = ("open", "read", "write", "room", "sync")
 SHAPE = models.LlamaShape(n_vocab=320, n_embd=96, n_ff=256, n_layer=2)
 LEFTOVER = re.compile(r"(.*/)?\..+\.[0-9a-f]{8}\.fastconv-partial(/.*)?")
+# What --resume keeps: unfinished outputs and the journal.
+KEPT = re.compile(r"(.*/)?\.[^/]+\.resume(-partial(/.*)?)?")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command line whose outputs are `out/...`. old: whether they stand there already, with other contents."""
+    """A command line whose outputs are `out/...`. old: whether they stand there already, with other contents.
+
+    resumes: an interrupted run, which left its unfinished outputs and its journal.
+    """
 
     name: str
     arguments: tuple[str, ...]
     old: bool
     lora: bool
+    resumes: bool = False
 
     def out(self, folder: Path) -> Path:
         return folder / f"out {self.name}"
@@ -66,7 +74,9 @@ class Case:
     def command(self, folder: Path) -> list[str]:
         adapter = ["--lora", str(folder / "adapter")] if self.lora else []
         given = [argument.replace("OUT", str(self.out(folder))) for argument in self.arguments]
-        return ["convert", str(folder / "model"), *given, *adapter, "--quiet", "--overwrite", "--concurrency", "2"]
+        resume = ["--resume"] if self.resumes else []
+        options = [*given, *adapter, *resume, "--quiet", "--overwrite", "--concurrency", "2"]
+        return ["convert", str(folder / "model"), *options]
 
 
 CASES = (
@@ -77,6 +87,9 @@ CASES = (
     Case("ggjt lora", ("--to", "ggjt-v3", "--outfile", "OUT/m.bin", "--outtype", "q8_0"), old=True, lora=True),
     Case("folder", ("--to", "hf", "--outfile", "OUT/m", "--shard-size", "200KB"), old=False, lora=False),
     Case("folder lora", ("--to", "hf", "--outfile", "OUT/m", "--shard-size", "200KB"), old=True, lora=True),
+)
+RESUMED = tuple(
+    replace(case, name=f"{case.name} resumed", resumes=True) for case in CASES if case.name.endswith(("lora", "folder"))
 )
 
 
@@ -116,6 +129,10 @@ class Server:
             cwd=HERE.parents[1],
         )
         self.cases = [Prepared(self, case) for case in CASES]
+
+    @functools.cached_property
+    def resumed(self) -> list[Prepared]:
+        return [Prepared(self, case) for case in RESUMED]
 
     def ask(self, **request: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -163,16 +180,39 @@ class Prepared:
         self.new = snapshot(self.out)
         older = {name: b"the older " + name.encode() for name, data in self.new.items() if data}
         self.old = {name: older.get(name, b"") for name in self.new} if case.old else {}
+        self.left: dict[str, bytes] = {}
+        self.reset()
+        if case.resumes:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Has a run stop half way, and notes what it leaves."""
+        n_writes = self.count_calls()["write"]
+        claims: list[object] = []
+        for n in range(n_writes // 2, n_writes):  # until a piece has got done before
+            self.left = {}
+            self.reset()
+            answer = self.with_fault("write", "once", n, errno.ENOSPC)
+            assert answer["code"] == 1, answer
+            self.left = {name: data for name, data in snapshot(self.out).items() if KEPT.fullmatch(name)}
+            [journal] = [data for name, data in self.left.items() if name.endswith(JOURNAL_SUFFIX)]
+            facts, claims, _ = resume_journal._read(journal)
+            assert facts is not None
+            if len(claims) > 2:
+                break
+        assert claims, "nothing was claimed that could be resumed"
+        told = self.server.ask(arguments=[option for option in self._command if option != "--quiet"])
+        assert "resumed an interrupted run: " in told["stderr"], told
         self.reset()
 
     def reset(self) -> None:
-        """The old outputs, and nothing else."""
+        """The old outputs, what an interrupted run left, and nothing else."""
         for path in self.out.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._fill()
 
     def _fill(self) -> None:
-        for name, data in self.old.items():
+        for name, data in (self.old | self.left).items():
             path = self.out / name
             if data:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,16 +256,32 @@ class Prepared:
             self.reset()
             return "succeeded"
         assert re.fullmatch(r"fastconv: error: [^\n]+\n", stderr), f"{told}: {stderr}"
+        if self.case.resumes:
+            found = {name: data for name, data in found.items() if not KEPT.fullmatch(name)}
         if "; replaced already, by whole files: " in stderr:
             # A disk that takes no names any more does not take those back either.
             assert not answer["may_revert"], told
             assert found.keys() == self.new.keys(), f"{told}: {sorted(found)}"
             assert all(data in (self.old.get(name), self.new[name]) for name, data in found.items()), told
+            ending = "refused half way"
+        else:
+            assert found.keys() == self.old.keys(), f"{told}: {sorted(found)}"
+            assert found == self.old, told
+            ending = "refused"
+        if self.case.resumes:
+            self._check_next(told)
+        elif ending != "refused":
             self.reset()
-            return "refused half way"
-        assert found.keys() == self.old.keys(), f"{told}: {sorted(found)}"
-        assert found == self.old, told
-        return "refused"
+        return ending
+
+    def _check_next(self, told: str) -> None:
+        """The same command, undisturbed: it succeeds and leaves its outputs alone in the folder."""
+        answer = self.run()
+        assert answer["code"] == 0, f"{told}: {answer}"
+        found = snapshot(self.out)
+        assert found.keys() == self.new.keys(), f"{told}: {sorted(found)}"
+        assert found == self.new, told
+        self.reset()
 
     @noted
     def check_killed(self, answer: dict[str, Any], told: str) -> str:
@@ -239,11 +295,7 @@ class Prepared:
             assert not left, f"{told}: {sorted(left)}: {answer}"
             assert answer["code"] in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM), f"{told}: {answer}"
         ending = "after it was done" if found == self.new else "with leftovers" if left else "before anything was made"
-        after = self.run()
-        assert after["code"] == 0, f"{told}: {after}"
-        assert snapshot(self.out).keys() == self.new.keys(), f"{told}: {sorted(snapshot(self.out))}"
-        assert snapshot(self.out) == self.new, told
-        self.reset()
+        self._check_next(told)
         return ending
 
 

@@ -22,7 +22,9 @@ from typing import Any
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+from fastconv import engine
 from fastconv.cli import main
+from fastconv.layout import resume_journal
 
 LIBRARY = ctypes.CDLL(None)
 LIBRARY.fault_arm.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_int]
@@ -45,6 +47,12 @@ def held(folder: str) -> dict[str, int]:
     }
 
 
+def claim_eagerly() -> None:
+    """Has what is done claimed as often as is looked, not once a second."""
+    engine._POLL_SECONDS = 0.001
+    resume_journal.INTERVAL_SECONDS, resume_journal._SYNC_SHARE = 0.0, 1.0
+
+
 def child(request: dict[str, Any], report: int) -> None:
     """Runs the command line and ends the process."""
     folder = request["folder"]
@@ -56,6 +64,8 @@ def child(request: dict[str, Any], report: int) -> None:
     code = 70
     try:
         before = held(folder)
+        if "--resume" in request["arguments"]:
+            claim_eagerly()
         if "file_bytes" in request:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"], resource.RLIM_INFINITY))
         if (arm := request.get("arm")) is not None:

@@ -18,13 +18,15 @@ from tests.crash.harness import Server
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, help="at most (default: every one)")
+    parser.add_argument("--resumed", type=int, help="the same in runs that are resumed")
     parser.add_argument("--signals", type=int, default=1000)
     parser.add_argument("--sizes", type=int, default=500)
     parser.add_argument("--tmpfs", type=int, default=0, help="sizes of mounted file systems; needs the right to mount")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
     campaigns: dict[str, Callable[[Server], Counter[str]]] = {
-        "faults": lambda server: inject_faults(server, arguments.seed, arguments.faults),
+        "resumed": lambda server: inject_faults(server.resumed, arguments.seed, arguments.resumed),
+        "faults": lambda server: inject_faults(server.cases, arguments.seed, arguments.faults),
         "signals": lambda server: send_signals(server, arguments.seed, arguments.signals),
         "sizes": lambda server: fill_disks(server, arguments.seed, arguments.sizes),
         "tmpfs": lambda server: fill_tmpfs(server, arguments.seed, arguments.tmpfs),

@@ -24,8 +24,17 @@ LENGTHS = [pytest.param("short", id="short"), pytest.param("long", id="long", ma
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_call_that_fails(server: Server, length: str) -> None:
     """A non-zero exit, one line, the older output as it was, nothing else left, open or mapped; or success."""
-    counts = inject_faults(server, 1, {"short": 52, "long": 1000}[length])
+    counts = inject_faults(server.cases, 1, {"short": 52, "long": 1000}[length])
     assert counts["faults"] >= {"short": 40, "long": 800}[length]
+    refused = sum(n for ending, n in counts.items() if ending.endswith(": refused"))
+    assert refused > counts["faults"] // 3
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_call_that_fails_in_a_resumed_run(server: Server, length: str) -> None:
+    """The same, but for what is kept on purpose; and the next run succeeds."""
+    counts = inject_faults(server.resumed, 5, {"short": 13, "long": 400}[length])
+    assert counts["faults"] >= {"short": 9, "long": 300}[length]
     refused = sum(n for ending, n in counts.items() if ending.endswith(": refused"))
     assert refused > counts["faults"] // 3
 
@@ -55,7 +64,7 @@ def test_a_full_file_system() -> None:
     namespace = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*namespace, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode != 0:
         pytest.skip("nothing can be mounted here")
-    only = ["--faults", "0", "--signals", "0", "--sizes", "0", "--tmpfs", "60", "--seed", "4"]
+    only = ["--resumed", "0", "--faults", "0", "--signals", "0", "--sizes", "0", "--tmpfs", "60", "--seed", "4"]
     done = subprocess.run(
         [*namespace, sys.executable, "-m", "tests.crash.soak", *only],
         env=subprocess_environment(),

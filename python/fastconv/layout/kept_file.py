@@ -52,9 +52,9 @@ def open_locked(path: str) -> int:
 
 
 def unlink_locked(path: str, descriptor: int) -> None:
-    """Removes the name of a file that is held, if it still is that file's."""
-    if _is_at(path, descriptor):
-        with contextlib.suppress(FileNotFoundError):
+    """Removes the name of a file that is held, if it still is that file's. What cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        if _is_at(path, descriptor):
             os.unlink(path)
 
 
