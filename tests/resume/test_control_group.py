@@ -97,10 +97,10 @@ CONVERT: list[str | Path] = [sys.executable, "-m", "fastconv", "convert"]
     [
         pytest.param(["--outtype", "q4_0"], [18, 28, 64], id="plain"),
         pytest.param(["--outtype", "q8_0", "--lora", "adapter", "--concurrency", "8"], [18, 34, 256], id="lora"),
-        pytest.param(["--outtype", "q4_k_m"], [*range(10, 50, 2), 1500], id="many", marks=pytest.mark.slow),
+        pytest.param(["--outtype", "q4_k_m"], [*range(18, 50, 2), 1500], id="many", marks=pytest.mark.slow),
         pytest.param(
             ["--outtype", "q6_k", "--lora", "adapter", "--concurrency", "8"],
-            [*range(10, 60, 2), 200, 1500],
+            [*range(18, 60, 2), 200, 1500],
             id="many lora",
             marks=pytest.mark.slow,
         ),
