@@ -20,6 +20,7 @@ struct Q3_K {
 
   static constexpr int kSubs = 16;    // sub-blocks, and elements of each
   static constexpr int kChunk = 128;  // super-blocks whose sub-blocks are sorted by what their search takes
+  static constexpr int kAtOnce = kChunk * kSuperBlock;
 
   // d * (scale - 32) of each sub-block.
   FASTCONV_INLINE static F32 steps(const Block& y) {

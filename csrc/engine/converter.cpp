@@ -9,7 +9,7 @@ namespace fastconv {
 namespace {
 
 // Elements encoded at a time, a multiple of every block. Between two such steps as much of the next tile is prefetched:
-// few enough lines to be fetched meanwhile.
+// few enough lines to be fetched meanwhile. More only for encoders that gain more from it than waiting for lines costs.
 constexpr int64_t kEncodeElements = 1024;
 // Rows of importance encoded at a time, at least: sums over whole rows advance side by side.
 constexpr int64_t kWeightedRows = 8;
@@ -104,8 +104,9 @@ void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, 
     src = clamped_.data();
   }
   if (job.importance && kernels.encode_weighted != nullptr) return encode_weighted(job, tile, src, output);
-  for (int64_t i = 0; i < n; i += kEncodeElements) {
-    const int64_t slice = std::min(kEncodeElements, n - i);
+  const int64_t step = std::max(kEncodeElements, kernels.encode_at_once);
+  for (int64_t i = 0; i < n; i += step) {
+    const int64_t slice = std::min(step, n - i);
     prefetcher_.advance(slice * job.element_bytes);
     kernels.encode(src + i, pending_[output]->append(row_bytes(type, slice)), slice);
     flush_if_full(output);

@@ -26,6 +26,7 @@ struct TypeKernels {
   DecodeMaxFn decode_max = nullptr;            // nullptr where it would gain nothing
   EncodeFn encode = nullptr;                   // nullptr where type_info().max_abs is 0 or needs_importance
   EncodeWeightedFn encode_weighted = nullptr;  // nullptr where importance changes nothing
+  int64_t encode_at_once = 0;                  // elements up to which encode gains from having more
 };
 
 // The same levels in blocks of another generation. Returns the number of blocks whose scales had to be rounded.

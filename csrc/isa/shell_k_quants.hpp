@@ -21,7 +21,7 @@ constexpr TypeKernels kAffine{AffineBlocks<T>::decode, nullptr, AffineBlocks<T>:
 
 extern constexpr TypeKernels kQ5_K = kAffine<Q5_K>;
 extern constexpr TypeKernels kQ4_K = kAffine<Q4_K>;
-extern constexpr TypeKernels kQ3_K{Q3_K::decode, nullptr, Q3_K::encode, Q3_K::encode_weighted};
+extern constexpr TypeKernels kQ3_K{Q3_K::decode, nullptr, Q3_K::encode, Q3_K::encode_weighted, Q3_K::kAtOnce};
 extern constexpr TypeKernels kQ2_K = kAffine<Q2_K>;
 
 }  // namespace fastconv::FASTCONV_ISA_NAMESPACE
