@@ -49,6 +49,8 @@ _AMPLE_BYTES = 1 << 30
 _BESIDE_SCRATCH_BYTES = 16 << 20
 # What Python and the libraries for tokenizers need for a byte of a tokenizer: 22 measured, of 3 and of 9 MB of JSON.
 _VOCABULARY_GROWTH = 24
+# Where tokenizer files are made of a vocabulary: what that imports, and 29 measured.
+_TOKENIZER_FILES_BYTES, _TOKENIZER_FILES_GROWTH = 28 << 20, 32
 
 Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""
@@ -127,8 +129,7 @@ def open_source(request: ConvertRequest) -> OpenedSource:
     checkpoint = open_checkpoint(request.checkpoint_path)
     layout = layout_for(request, checkpoint)
     adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters, _lit_options(request))
-    if layout.has_vocabulary or (checkpoint.format == "gguf" and request.to != "gguf"):
-        _check_vocabulary_room(request, checkpoint, adapted.model)
+    _check_vocabulary_room(request, checkpoint, adapted.model, layout)
     vocabulary = _vocabulary(request, checkpoint, adapted.model) if layout.has_vocabulary else None
     tensors = {} if request.vocab_only else layout.arrange(adapted.model, adapted.tensors)
     return OpenedSource(checkpoint, layout, adapted, vocabulary, tensors)
@@ -400,19 +401,25 @@ def _lit_options(request: ConvertRequest) -> LitLoraOptions:
     return LitLoraOptions(request.lora_alpha, request.lora_r, qkv, request.lora_layout)
 
 
-def _check_vocabulary_room(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel) -> None:
+def _check_vocabulary_room(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel, layout: Layout) -> None:
     """Raises PlanError where a control group would have the process killed for the objects of the vocabulary."""
     room = memory_room()
-    if room is None:
+    is_embedded = checkpoint.format in ("gguf", "ggjt") and request.vocab_dir is None
+    if room is None or not (layout.has_vocabulary or (is_embedded and request.to != "gguf")):
         return
-    if checkpoint.format in ("gguf", "ggjt") and request.vocab_dir is None:
+    if is_embedded:
         file = checkpoint.path
-        stored = (value.nbytes for key, value in checkpoint.encoded.items() if key.startswith("tokenizer."))
-        n_bytes = sum(stored)
+        if checkpoint.format == "gguf":
+            n_bytes = sum(value.nbytes for key, value in checkpoint.encoded.items() if key.startswith("tokenizer."))
+        else:
+            n_bytes = sum(8 + len(token) for token in checkpoint.metadata["tokens"])
     else:
         file = tokenizer_file(request.vocab_dir or model.directory, request.vocab_kind)
         n_bytes = os.path.getsize(file)
-    room.check(_VOCABULARY_GROWTH * n_bytes, "the vocabulary", file)
+    needed = _VOCABULARY_GROWTH * n_bytes
+    if not layout.has_vocabulary:
+        needed = _TOKENIZER_FILES_BYTES + _TOKENIZER_FILES_GROWTH * n_bytes
+    room.check(needed, "the vocabulary", file)
 
 
 def _vocabulary(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel) -> Vocabulary:

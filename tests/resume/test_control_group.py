@@ -15,6 +15,7 @@ import fastconv
 from tests import models
 from tests.e2e.conftest import write_adapter
 from tests.resume.control_groups import Group, NoGroupError, control_group
+from tests.resume.interrupted import contents
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's"),
@@ -168,3 +169,17 @@ def test_a_vocabulary_that_needs_more_than_the_model(group: Group, tmp_path: Pat
     assert done.returncode == 1
     assert "tokenizer.json: " in done.stderr
     assert "control group" not in done.stderr
+
+
+@pytest.mark.slow
+def test_tokenizer_files_made_of_a_vocabulary(group: Group, tmp_path: Path) -> None:
+    models.write_hf(tmp_path / "model", replace(SMALL, n_vocab=4000))
+    fastconv.convert(tmp_path / "model", tmp_path / "m.gguf", outtype="f16")
+    fastconv.convert(tmp_path / "m.gguf", tmp_path / "whole", to="hf")
+    out = tmp_path / "out" / "m"
+    out.parent.mkdir()
+    command = [*CONVERT, tmp_path / "m.gguf", "--to", "hf", "-o", out, "--quiet"]
+    needed = needed_by(group.run(command, 36 * MB), 36 * MB, out)
+    assert needed is not None
+    assert needed_by(group.run(command, needed + MB // 4), needed, out) is None
+    assert contents(out) == contents(tmp_path / "whole")
