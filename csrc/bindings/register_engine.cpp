@@ -151,7 +151,7 @@ int64_t least_memory(const std::vector<Job>& jobs, size_t n_files) {
   std::vector<std::unique_ptr<PreparedJob>> prepared;
   for (size_t i = 0; i < jobs.size(); ++i)
     prepared.push_back(std::make_unique<PreparedJob>(jobs[i], i, n_files, 0, kernels()));
-  return plan_memory(prepared, 1, 1).bytes;
+  return plan_memory(prepared, 1, true, 1).bytes;
 }
 
 void register_errors(py::module_& m) {

@@ -12,7 +12,7 @@ namespace {
 
 // Long writes keep the disk busy, and what a thread takes on at a time makes one; many threads share the room.
 constexpr int64_t kBufferBytes = 5 << 18, kLeastBufferBytes = 64 << 10, kAllBuffersBytes = 32 << 20;
-// Writes under way at a time: enough for the queue of a fast disk.
+// Writes to the disk under way at a time: enough for the queue of a fast one.
 constexpr size_t kWriters = 4;
 // Buffers in the queue of each: they ride out a disk that halts for a moment.
 constexpr size_t kQueued = 3;
@@ -57,14 +57,16 @@ MemoryPlan plan(const Needs& needs, size_t n_threads, size_t n_writers, int64_t 
 
 }  // namespace
 
-MemoryPlan plan_memory(const std::vector<std::unique_ptr<PreparedJob>>& jobs, size_t n_threads, int64_t max_bytes) {
+MemoryPlan plan_memory(const std::vector<std::unique_ptr<PreparedJob>>& jobs, size_t n_threads, bool direct,
+                       int64_t max_bytes) {
   const Needs needs = needs_of(jobs);
-  MemoryPlan best = plan(needs, n_threads, kWriters, max_bytes);
-  while (max_bytes > 0 && best.bytes > max_bytes && best.n_threads + best.n_writers > 2) {
+  const size_t n_writers = direct ? kWriters : 0;
+  MemoryPlan best = plan(needs, n_threads, n_writers, max_bytes);
+  while (max_bytes > 0 && best.bytes > max_bytes && (best.n_threads > 1 || best.n_writers > 1)) {
     if (best.n_writers > 1)
       best = plan(needs, best.n_threads, best.n_writers - 1, max_bytes);
     else
-      best = plan(needs, best.n_threads - 1, kWriters, max_bytes);
+      best = plan(needs, best.n_threads - 1, n_writers, max_bytes);
   }
   return best;
 }

@@ -13,14 +13,16 @@ namespace fastconv {
 
 struct MemoryPlan {
   size_t n_threads;     // that convert
-  size_t n_writers;     // that wait for the disk, at most
+  size_t n_writers;     // that wait for the disk, at most; 0: nobody writes but who converts
   size_t n_buffers;     // of the writer
   int64_t full_bytes;   // from which on a buffer is written
   int64_t piece_bytes;  // the most that is added to a buffer at a time
   int64_t bytes;        // at most, all of it
 };
 
-// max_bytes 0: no bound. Where the bound cannot be kept, the plan that needs least, which exceeds it.
-MemoryPlan plan_memory(const std::vector<std::unique_ptr<PreparedJob>>& jobs, size_t n_threads, int64_t max_bytes);
+// direct: whether outputs are written past the page cache. max_bytes 0: no bound. Where the bound cannot be kept, the
+// plan that needs least, which exceeds it.
+MemoryPlan plan_memory(const std::vector<std::unique_ptr<PreparedJob>>& jobs, size_t n_threads, bool direct,
+                       int64_t max_bytes);
 
 }  // namespace fastconv

@@ -54,11 +54,12 @@ Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOp
   const size_t wanted = std::min<size_t>(options.n_threads, std::max<size_t>(chunks_.size(), 1));
   // Threads come with stacks; what is left of the address space must do for the buffers.
   ReservedSpace reserved;
-  MemoryPlan plan = plan_memory(prepared_, wanted, options.max_memory);
+  const bool direct = std::any_of(files_.begin(), files_.end(), [](const OutputFile& file) { return file.direct(); });
+  MemoryPlan plan = plan_memory(prepared_, wanted, direct, options.max_memory);
   for (int64_t bound = options.max_memory; !reserved.reserve(plan.bytes);) {
     if (bound > 0 && plan.bytes > bound) throw std::bad_alloc();
     bound = plan.bytes / 2;
-    plan = plan_memory(prepared_, wanted, bound);
+    plan = plan_memory(prepared_, wanted, direct, bound);
   }
   writer_ = std::make_unique<Writer>(files_, plan);
   std::unique_lock starting(starting_);

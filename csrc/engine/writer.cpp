@@ -57,7 +57,6 @@ Writer::Writer(const std::vector<OutputFile>& files, const MemoryPlan& plan)
     : files_(files), plan_(plan), n_buffers_(plan.n_buffers), n_writing_to_(files.size()) {
   // What is given back must find its place also where no memory is left.
   empty_.reserve(n_buffers_);
-  if (std::none_of(files.begin(), files.end(), [](const OutputFile& file) { return file.direct(); })) return;
   try {
     for (size_t i = 0; i < plan.n_writers; ++i) threads_.emplace_back([this] { work(); });
   } catch (const std::system_error&) {
