@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -104,21 +105,21 @@ def main() -> None:
     base, lora = make_case(arguments, shape, size)
     build_floor(arguments.directory)
     out, theirs, merged = arguments.directory / "lit-out", arguments.directory / "lit-theirs", lora / "lit_model.pth"
-    weights, primed = base / "lit_model.pth", arguments.directory / "primed"
+    weights = base / "lit_model.pth"
     environment = {"PYTHONPATH": ":".join(map(str, arguments.litgpt))}
     n_bytes = weights.stat().st_size
 
-    def floor(target: Path, sync: int) -> list[str]:
+    def floor(sync: int) -> list[str]:
         program = arguments.directory / "floor"
-        return [*map(str, (program, arguments.threads, weights, target, n_bytes, sync))]
+        return [*map(str, (program, arguments.threads, weights, out / "model.safetensors", n_bytes, sync))]
 
     fastconv = [arguments.python, "-m", "fastconv", "convert", weights, "--to", "hf", "--outfile", out, "--lora", lora]
     fastconv += ["--shard-size", "1TB", "--concurrency", str(arguments.threads), "--quiet"]
     contenders: dict[str, tuple[int, list[str], dict[str, str]]] = {
         "fastconv": (arguments.rounds, [*map(str, fastconv)], {}),
         "fastconv --no-sync": (arguments.rounds, [*map(str, fastconv), "--no-sync"], {}),
-        "floor": (arguments.rounds, floor(out / "model.safetensors", 0), {}),
-        "floor, synced": (arguments.rounds, floor(out / "model.safetensors", 1), {}),
+        "floor": (arguments.rounds, floor(0), {}),
+        "floor, synced": (arguments.rounds, floor(1), {}),
         "LitGPT": (
             arguments.slow_rounds,
             [*map(str, (arguments.litgpt_python, "-c", MERGE_AND_CONVERT, lora, base, theirs))],
@@ -137,8 +138,10 @@ def main() -> None:
         _, command, variables = contenders[name]
         warm(base)
         out.mkdir(exist_ok=True)
-        run_once(floor(primed, 0))  # as in end_to_end.py
-        primed.unlink()
+        if contenders[name][0] == arguments.rounds:  # as in end_to_end.py
+            run_once(command, environment=variables)
+            (out / "model.safetensors").unlink()
+            os.sync()
         seconds, peak = run_once(command, environment=variables)
         samples[name].seconds.append(seconds)
         samples[name].peak_rss.append(peak)

@@ -84,7 +84,7 @@ def table(end_to_end: dict, memory: dict | None) -> str:
         f"The floor: {end_to_end['floor']}, by {end_to_end['threads']} threads; the synced floor also waits until they "
         "are on the disk, as fastconv does before it renames its file unless told --no-sync, and llama.cpp does not. "
         "llama.cpp: convert_hf_to_gguf.py, export-lora and quantize (b11434), as the case needs. "
-        "Before each run the floor ran once untimed, so that all find the memory in the same state. "
+        "fastconv and the floors ran twice in a row, of which the second counts. "
         f"Outputs were checked before anything was timed: {checks(end_to_end)}. {rounds(end_to_end)}",
     ]
     notes += [
