@@ -64,7 +64,7 @@ def test_a_full_file_system() -> None:
     namespace = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*namespace, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode != 0:
         pytest.skip("nothing can be mounted here")
-    only = ["--resumed", "0", "--faults", "0", "--signals", "0", "--sizes", "0", "--tmpfs", "60", "--seed", "4"]
+    only = ["--resumed", "0", "--faults", "0", "--signals", "0", "--sizes", "0", "--tmpfs", "63", "--seed", "4"]
     done = subprocess.run(
         [*namespace, sys.executable, "-m", "tests.crash.soak", *only],
         env=subprocess_environment(),
@@ -74,4 +74,4 @@ def test_a_full_file_system() -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["sizes"] == 60
+    assert json.loads(done.stdout)["sizes"] == 63

@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -153,6 +153,31 @@ def test_a_failed_folder_gives_the_files_beside_it_back(tmp_path: Path) -> None:
                 commit_all([file, inside], [folder])
     assert names(tmp_path) == {"file", "folder"}
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("make", [lambda path: OutputFile(path, 3), OutputFolder], ids=["file", "folder"])
+def test_ctrl_c_while_something_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str], OutputFile | OutputFolder]
+) -> None:
+    """It is not closed twice: its number may be another file's by then."""
+    closed = []
+    close = os.close
+
+    def interrupted(descriptor: int) -> None:
+        closed.append(descriptor)
+        close(descriptor)
+        if len(closed) == 1:
+            raise KeyboardInterrupt
+
+    def run() -> None:
+        with make(str(tmp_path / "out")) as out:
+            out.open()
+            monkeypatch.setattr(os, "close", interrupted)
+            out.finish()
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(closed) == 1
 
 
 def test_what_is_refused_when_a_file_is_closed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,8 @@ def test_files_that_are_wrong(change: Any, message: str, edit: Callable[..., Pat
         ({"added_tokens_decoder": {"x": {"content": "y"}}}, "has an added token without content: id x"),
         ({"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<none>", "add_bos_token": True}, None),
         ({"tokenizer_class": "LlamaTokenizerFast", "bos_token": None, "add_bos_token": True}, "asks for a token"),
+        ({"tokenizer_class": "LlamaTokenizer", "bos_token": "< s>", "add_bos_token": True}, "no template can hold"),
+        ({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s:>:", "add_bos_token": True}, "no template can hold"),
     ],
 )
 @pytest.mark.usefixtures("digests_as_names")

@@ -184,9 +184,10 @@ class OutputFile:
         self._temporary = None
 
     def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        # Forgotten first: Ctrl-C between the two must not have it closed twice.
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def __enter__(self) -> OutputFile:
         return self

@@ -114,12 +114,12 @@ class ResumeJournal:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._fd < 0:
+        descriptor, self._fd = self._fd, -1
+        if descriptor < 0:
             return
         if self._finished or not is_resumable(kind):
-            unlink_locked(self.path, self._fd)
-        os.close(self._fd)
-        self._fd = -1
+            unlink_locked(self.path, descriptor)
+        os.close(descriptor)
 
 
 def difference(known: Facts, facts: Facts) -> str | None:

@@ -225,9 +225,16 @@ def _set_llama_template(tokenizer: Tokenizer, files: TokenizerFiles, config: dic
         parts.append(f"${name}:{index}")
         parts += [f"{tokens['eos'][0]}:{index}"] if "eos" in tokens else []
         sequences.append(" ".join(parts))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=sequences[0], pair=" ".join(sequences), special_tokens=list(tokens.values())
-    )
+    try:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=sequences[0], pair=" ".join(sequences), special_tokens=list(tokens.values())
+        )
+    except ValueError as error:  # templates are parted at blanks and colons
+        raise VocabularyError(
+            "names a bos or eos token that no template can hold",
+            file=files.path("tokenizer_config.json"),
+            found=str(error),
+        ) from None
 
 
 def _token_ids(tokenizer: Tokenizer, files: TokenizerFiles, n_vocab: int) -> dict[str, int]:
