@@ -21,6 +21,7 @@ RANKS = {
     "adapter": 2,
     "plan": 3,
     "engine": 4,
+    "memory_bounds": 5,
     "layout": 5,
     "conversion": 6,
     "inspection": 6,

@@ -16,8 +16,7 @@ from fastconv.adapter.lit_settings import LitLoraOptions, parse_qkv
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
-from fastconv.control_group import memory_room
-from fastconv.errors import CheckpointError, PlanError, system_errors_told
+from fastconv.errors import CheckpointError, system_errors_told
 from fastconv.layout.commit import commit_all
 from fastconv.layout.kept_file import forget_kept, kept_bytes
 from fastconv.layout.laid_out import LaidOut
@@ -26,6 +25,7 @@ from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
 from fastconv.layout.sha256_file import SUFFIX, sum_line
 from fastconv.layout.targets import Layout, layout_for
+from fastconv.memory_bounds import check_vocabulary_room, scratch_bound
 from fastconv.paths import exists, is_folder
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
 from fastconv.plan.importance import with_importance
@@ -34,7 +34,7 @@ from fastconv.plan.recipe import recipe_for
 from fastconv.plan.stored_types import check_types, requantization_notes, rounding_notes
 from fastconv.request import DEFAULT_SHARD_SIZE, ConvertRequest, byte_size, split_types
 from fastconv.vocab.embedded import embedded_vocabulary
-from fastconv.vocab.load import load_vocabulary, tokenizer_file
+from fastconv.vocab.load import load_vocabulary
 from fastconv.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -43,14 +43,6 @@ if TYPE_CHECKING:
 
 # Configurations, tokenizers, chat templates and model cards.
 _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".yaml")
-
-# Room that no run fills, and what one takes that neither a file backs nor the engine counts.
-_AMPLE_BYTES = 1 << 30
-_BESIDE_SCRATCH_BYTES = 16 << 20
-# What Python and the libraries for tokenizers need for a byte of a tokenizer: 22 measured, of 3 and of 9 MB of JSON.
-_VOCABULARY_GROWTH = 24
-# Where tokenizer files are made of a vocabulary: what that imports, and 29 measured.
-_TOKENIZER_FILES_BYTES, _TOKENIZER_FILES_GROWTH = 28 << 20, 32
 
 Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""
@@ -129,7 +121,7 @@ def open_source(request: ConvertRequest) -> OpenedSource:
     checkpoint = open_checkpoint(request.checkpoint_path)
     layout = layout_for(request, checkpoint)
     adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters, _lit_options(request))
-    _check_vocabulary_room(request, checkpoint, adapted.model, layout)
+    check_vocabulary_room(request, checkpoint, adapted.model, is_written=layout.has_vocabulary)
     vocabulary = _vocabulary(request, checkpoint, adapted.model) if layout.has_vocabulary else None
     tensors = {} if request.vocab_only else layout.arrange(adapted.model, adapted.tensors)
     return OpenedSource(checkpoint, layout, adapted, vocabulary, tensors)
@@ -157,7 +149,7 @@ def prepare(request: ConvertRequest) -> Preparation:
     jobs = _jobs(model, tensors, [file.laid_out for file in files])
     jobs, importance_notes = with_importance(jobs, [file.type for file in files], recipe.imatrix)
     check_types(jobs)
-    max_memory = _scratch_bound(request, jobs)
+    max_memory = scratch_bound(request, jobs)
     stale = () if request.checksum else tuple(_stale_sums(file.path for file in files))
     notes = (*model.notes, *requantization_notes(jobs), *importance_notes, *stale)
     return Preparation(
@@ -361,25 +353,6 @@ def convert(
     return execute(prepare(request), progress)
 
 
-def _scratch_bound(request: ConvertRequest, jobs: Sequence[TensorJob]) -> int | None:
-    """Bytes of scratch that the request and the control group of the process leave, None where neither has a bound."""
-    room = memory_room()
-    left = None if room is None or room.free > _AMPLE_BYTES else room.free - _BESIDE_SCRATCH_BYTES
-    bounds = [bound for bound in (request.max_memory, left) if bound is not None]
-    if not bounds:
-        return None
-    least = engine.least_memory(jobs)
-    if request.max_memory is not None and least > request.max_memory:
-        raise PlanError(
-            "--max-memory is too little for this conversion",
-            found=f"{request.max_memory} bytes",
-            expected=f"at least {least}",
-        )
-    if room is not None:
-        room.check(least + _BESIDE_SCRATCH_BYTES, "this conversion")
-    return min(bounds)
-
-
 def _kept_bytes(request: ConvertRequest, planned: PlannedFile) -> int:
     return min(kept_bytes(planned.path, planned.folder), planned.laid_out.size) if request.resume else 0
 
@@ -399,27 +372,6 @@ def _kept_run(prepared: Preparation) -> KeptRun:
 def _lit_options(request: ConvertRequest) -> LitLoraOptions:
     qkv = None if request.lora_qkv is None else parse_qkv(request.lora_qkv)
     return LitLoraOptions(request.lora_alpha, request.lora_r, qkv, request.lora_layout)
-
-
-def _check_vocabulary_room(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel, layout: Layout) -> None:
-    """Raises PlanError where a control group would have the process killed for the objects of the vocabulary."""
-    room = memory_room()
-    is_embedded = checkpoint.format in ("gguf", "ggjt") and request.vocab_dir is None
-    if room is None or not (layout.has_vocabulary or (is_embedded and request.to != "gguf")):
-        return
-    if is_embedded:
-        file = checkpoint.path
-        if checkpoint.format == "gguf":
-            n_bytes = sum(value.nbytes for key, value in checkpoint.encoded.items() if key.startswith("tokenizer."))
-        else:
-            n_bytes = sum(8 + len(token) for token in checkpoint.metadata["tokens"])
-    else:
-        file = tokenizer_file(request.vocab_dir or model.directory, request.vocab_kind)
-        n_bytes = os.path.getsize(file)
-    needed = _VOCABULARY_GROWTH * n_bytes
-    if not layout.has_vocabulary:
-        needed = _TOKENIZER_FILES_BYTES + _TOKENIZER_FILES_GROWTH * n_bytes
-    room.check(needed, "the vocabulary", file)
 
 
 def _vocabulary(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel) -> Vocabulary:
