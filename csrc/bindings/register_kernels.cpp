@@ -127,6 +127,27 @@ float decode_max(const Array<uint8_t>& elements, const std::string& type_name, A
   return decode(elements.data(), out.mutable_data(), out.size());
 }
 
+float stored_max(const Array<uint8_t>& elements, const std::string& type_name, const std::string& isa) {
+  const Type type = require_type(type_name);
+  const StoredMaxFn largest = table(isa).of(type).stored_max;
+  if (largest == nullptr) throw py::value_error("type '" + type_name + "' must be decoded to be compared");
+  require_whole_blocks(elements.size(), type_info(type).block_bytes, "bytes", type_name);
+  return largest(elements.data(), elements.size() / type_info(type).block_bytes);
+}
+
+// Over a buffer that the caller made. Returns what the kernel does.
+int64_t recode_into(const Array<uint8_t>& elements, const std::string& from, const std::string& to, Array<uint8_t>& out,
+                    const std::string& isa) {
+  const Type type = require_type(from), wanted = require_type(to);
+  const RecodeFn recode = table(isa).recode(type, wanted);
+  if (recode == nullptr) throw py::value_error("'" + from + "' is not recoded to '" + to + "'");
+  require_whole_blocks(elements.size(), type_info(type).block_bytes, "bytes", from);
+  const int64_t n = elements.size() / type_info(type).block_bytes * type_info(type).block_size;
+  require_whole_blocks(n, type_info(wanted).block_size, "elements", to);
+  if (out.size() != row_bytes(wanted, n)) throw py::value_error("out: wrong size");
+  return recode(elements.data(), out.mutable_data(), n);
+}
+
 void lora_add(Array<float>& rows, const Array<float>& b, const Array<float>& a, float scale, const std::string& isa) {
   require_2d(rows, "rows");
   require_2d(b, "b");
@@ -162,6 +183,15 @@ void register_kernels(py::module_& m) {
         py::arg("isa") = "", py::arg("repeats") = 1);
   m.def("decode_max", &decode_max, py::arg("elements").noconvert(), py::arg("type"), py::arg("out").noconvert(),
         py::arg("isa") = "");
+  m.def("stored_max", &stored_max, py::arg("elements").noconvert(), py::arg("type"), py::arg("isa") = "");
+  m.def("recodes", [] {
+    py::list pairs;
+    for (const Recode& entry : kernels().recodes)
+      pairs.append(py::make_tuple(std::string(type_info(entry.from).name), std::string(type_info(entry.to).name)));
+    return pairs;
+  });
+  m.def("recode_into", &recode_into, py::arg("elements").noconvert(), py::arg("from_type"), py::arg("to_type"),
+        py::arg("out").noconvert(), py::arg("isa") = "");
   m.def("lora_add", &lora_add, py::arg("rows").noconvert(), py::arg("b").noconvert(), py::arg("a").noconvert(),
         py::arg("scale"), py::arg("isa") = "");
   m.def(

@@ -3,7 +3,7 @@
 // llama.cpp b11434 (quantize_row_*_ref).
 #pragma once
 
-#include "isa/lanes.hpp"
+#include "blocks/plain.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
@@ -13,8 +13,8 @@ constexpr int kGroup = kLanes;  // blocks whose scales are found together
 
 // T::find_scales looks at a group of blocks, T::write_blocks quantizes it. The scales of the next group are found
 // before this one is written: the long chain of folds and divisions then runs beside the work on elements.
-template <class T>
-FASTCONV_INLINE void encode_groups(const float* x, void* dst, int64_t n) {
+template <class T, class X>
+FASTCONV_INLINE void encode_groups(const X* x, void* dst, int64_t n) {
   auto* y = static_cast<typename T::Block*>(dst);
   typename T::Scales scales[2];
   int64_t n_groups = n / (kGroup * kBlock);
@@ -30,6 +30,12 @@ FASTCONV_INLINE void encode_groups(const float* x, void* dst, int64_t n) {
   }
 }
 
+template <class Half, class T>
+int64_t encode_halves(const void* src, void* dst, int64_t n) {
+  encode_groups<T>(static_cast<const Half*>(src), dst, n);
+  return 0;
+}
+
 template <class T>
 FASTCONV_INLINE void decode_blocks(const void* src, float* y, int64_t n) {
   const auto* block = static_cast<const typename T::Block*>(src);
@@ -40,10 +46,22 @@ struct Range {
   F32 min, max;  // lane b: of block b
 };
 
+// op over the 32 elements of sixteen blocks. Their order as f32 is that of their own bits: two of them share a lane.
+template <class Half, class Op>
+FASTCONV_INLINE F32 fold_halves(const Half* x, Op op) {
+  const auto row = [=](int b) __attribute__((always_inline)) { return from_bits(load_pairs(x + b * kBlock)); };
+  F32 pairs = fold_rows(row, op);
+#pragma GCC unroll 4
+  for (reg::F& r : pairs.r) r = op(r, reg::from_bits(reg::shift_left<16>(reg::bits(r))));
+  return upper_values(x, bits(pairs));
+}
+
 // op over the 32 elements of each block. Each bound reads the blocks for itself: that is cheaper than to keep sixteen
 // vectors of the other.
-template <class Op>
-FASTCONV_INLINE F32 fold_blocks(const float* x, int n_blocks, Op op) {
+template <class X, class Op>
+FASTCONV_INLINE F32 fold_blocks(const X* x, int n_blocks, Op op) {
+  if constexpr (kIsHalf<X>)
+    if (n_blocks == kGroup) return fold_halves(x, typename Op::OfWords());
   const auto row = [=](int b) __attribute__((always_inline)) {
     if (b >= n_blocks) return splat(0.0f);
     const F32 v = load(x + b * kBlock), w = load(x + b * kBlock + 16);
@@ -61,7 +79,8 @@ struct BitBounds {
   I32 with_sign, without;                     // lane b: of block b
   uint32_t nan, all_negative, none_negative;  // bit b: of block b, -0 being negative
 
-  FASTCONV_INLINE BitBounds(const float* x, int n_blocks) {
+  template <class X>
+  FASTCONV_INLINE BitBounds(const X* x, int n_blocks) {
     const uint32_t present = (1u << n_blocks) - 1;
     with_sign = bits(fold_blocks(x, n_blocks, MaxSigned()));
     without = bits(fold_blocks(x, n_blocks, MaxUnsigned()));
@@ -73,7 +92,8 @@ struct BitBounds {
 };
 
 // As `if (v < min) min = v; if (v > max) max = v;` from the given starts, up to the sign of a zero: NaN is passed over.
-FASTCONV_INLINE Range block_ranges(const float* x, int n_blocks, float min_start, float max_start) {
+template <class X>
+FASTCONV_INLINE Range block_ranges(const X* x, int n_blocks, float min_start, float max_start) {
   const auto low = [=](int b) __attribute__((always_inline)) {
     if (b >= n_blocks) return splat(0.0f);
     return min(load(x + b * kBlock + 16), min(load(x + b * kBlock), splat(min_start)));
@@ -85,22 +105,25 @@ FASTCONV_INLINE Range block_ranges(const float* x, int n_blocks, float min_start
   return {fold_rows(low, Min()), fold_rows(high, Max())};
 }
 
-__attribute__((noinline)) inline Range odd_ranges(const float* x, int n_blocks, float min_start, float max_start) {
+template <class X>
+__attribute__((noinline)) inline Range odd_ranges(const X* x, int n_blocks, float min_start, float max_start) {
   return block_ranges(x, n_blocks, min_start, max_start);
 }
 
 // From starts of zero, so min <= 0 <= max.
-FASTCONV_INLINE Range ranges_with_zero(const float* x, int n_blocks) {
-  if (!kIntegerBounds) return block_ranges(x, n_blocks, 0.0f, 0.0f);
+template <class X>
+FASTCONV_INLINE Range ranges_with_zero(const X* x, int n_blocks) {
+  if (!kIntegerBounds && !kIsHalf<X>) return block_ranges(x, n_blocks, 0.0f, 0.0f);
   const BitBounds bounds(x, n_blocks);
   if (__builtin_expect(bounds.nan != 0, 0)) return odd_ranges(x, n_blocks, 0.0f, 0.0f);
   return {from_bits(min(bounds.without, splat(0))), from_bits(max(bounds.with_sign, splat(0)))};
 }
 
 // From no start. Elements that are all NaN give the minimum FLT_MAX and the maximum -FLT_MAX.
-FASTCONV_INLINE Range ranges(const float* x, int n_blocks) {
+template <class X>
+FASTCONV_INLINE Range ranges(const X* x, int n_blocks) {
   constexpr float kMax = 3.40282346638528859811704183484516925e+38f;
-  if (!kIntegerBounds) return block_ranges(x, n_blocks, kMax, -kMax);
+  if (!kIntegerBounds && !kIsHalf<X>) return block_ranges(x, n_blocks, kMax, -kMax);
   const BitBounds bounds(x, n_blocks);
   if (__builtin_expect((bounds.nan | bounds.all_negative | bounds.none_negative) != 0, 0))
     return odd_ranges(x, n_blocks, kMax, -kMax);
@@ -108,7 +131,13 @@ FASTCONV_INLINE Range ranges(const float* x, int n_blocks) {
 }
 
 // The largest magnitude of each block; 0 for a block of zeros.
-FASTCONV_INLINE F32 largest_magnitudes(const float* x, int n_blocks) {
+template <class X>
+FASTCONV_INLINE F32 largest_magnitudes(const X* x, int n_blocks) {
+  if constexpr (kIsHalf<X>) {
+    const BitBounds bounds(x, n_blocks);
+    if (__builtin_expect(bounds.nan == 0, 1))
+      return from_bits(max(bounds.with_sign, bounds.without & splat(0x7FFFFFFF)));
+  }
   const auto row = [=](int b) __attribute__((always_inline)) {
     if (b >= n_blocks) return splat(0.0f);
     return max(abs(load(x + b * kBlock + 16)), max(abs(load(x + b * kBlock)), splat(0.0f)));
@@ -117,7 +146,8 @@ FASTCONV_INLINE F32 largest_magnitudes(const float* x, int n_blocks) {
 }
 
 // The signed value of each block's first element of largest magnitude; +0 for a block of zeros.
-FASTCONV_INLINE F32 first_largest(const float* x, int n_blocks) {
+template <class X>
+FASTCONV_INLINE F32 first_largest(const X* x, int n_blocks) {
   const Range range = ranges_with_zero(x, n_blocks);
   const F32 low = negate(range.min);
   F32 out = select(less(range.max, low), range.min, range.max);
@@ -129,9 +159,9 @@ FASTCONV_INLINE F32 first_largest(const float* x, int n_blocks) {
     for (; ties != 0; ties &= ties - 1) {
       const int b = __builtin_ctz(ties);
       const float amax = lanes[b];
-      const float* v = x + b * kBlock;
-      while (*v != amax && *v != -amax) ++v;
-      lanes[b] = *v;
+      const X* v = x + b * kBlock;
+      while (value(*v) != amax && value(*v) != -amax) ++v;
+      lanes[b] = value(*v);
     }
     out = load(lanes);
   }
@@ -139,7 +169,8 @@ FASTCONV_INLINE F32 first_largest(const float* x, int n_blocks) {
 }
 
 // Smallest and largest element; a zero minimum has the sign of the block's first zero.
-FASTCONV_INLINE Range first_range(const float* x, int n_blocks) {
+template <class X>
+FASTCONV_INLINE Range first_range(const X* x, int n_blocks) {
   Range range = ranges(x, n_blocks);
   uint32_t zeros = lane_bits(equal(range.min, splat(0.0f))) & ((1u << n_blocks) - 1);
   if (__builtin_expect(zeros != 0, 0)) {
@@ -147,9 +178,9 @@ FASTCONV_INLINE Range first_range(const float* x, int n_blocks) {
     store(lanes, range.min);
     for (; zeros != 0; zeros &= zeros - 1) {
       const int b = __builtin_ctz(zeros);
-      const float* v = x + b * kBlock;
-      while (*v != 0.0f) ++v;
-      lanes[b] = *v;
+      const X* v = x + b * kBlock;
+      while (value(*v) != 0.0f) ++v;
+      lanes[b] = value(*v);
     }
     range.min = load(lanes);
   }

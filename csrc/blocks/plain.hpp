@@ -8,6 +8,44 @@
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
+// IEEE binary16 and the upper half of an f32, as they are stored.
+struct __attribute__((packed)) F16 {
+  uint16_t bits;
+};
+struct __attribute__((packed)) BF16 {
+  uint16_t bits;
+};
+FASTCONV_INLINE float value(float x) { return x; }
+FASTCONV_INLINE float value(F16 x) { return f16_to_f32(x.bits); }
+FASTCONV_INLINE float value(BF16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float out;
+  __builtin_memcpy(&out, &bits, sizeof out);
+  return out;
+}
+// Sixteen of them.
+FASTCONV_INLINE F32 load(const F16* p) { return load_f16(p); }
+FASTCONV_INLINE F32 load(const BF16* p) { return from_bits(shift_left<16>(load_u16(p))); }
+
+// 32 of them, two in a lane: the first in its lower word.
+FASTCONV_INLINE I32 load_pairs(const void* halves) { return load(static_cast<const int32_t*>(halves)); }
+
+template <class X>
+constexpr bool kIsHalf = false;
+template <>
+constexpr bool kIsHalf<F16> = true;
+template <>
+constexpr bool kIsHalf<BF16> = true;
+// What the upper words of lanes stand for.
+FASTCONV_INLINE F32 upper_values(const F16*, I32 words) {
+  uint16_t upper[kLanes];
+  store_u16(upper, shift_right<16>(words));
+  return load_f16(upper);
+}
+FASTCONV_INLINE F32 upper_values(const BF16*, I32 words) {
+  return from_bits(words & splat(static_cast<int32_t>(0xFFFF0000)));
+}
+
 template <class T, int kBytes>
 FASTCONV_INLINE void decode_runs(const void* src, float* y, int64_t n) {
   const auto* in = static_cast<const uint8_t*>(src);
@@ -45,6 +83,36 @@ FASTCONV_INLINE float decode_runs_max(const void* src, float* y, int64_t n) {
   return largest.value();
 }
 
+// The largest magnitude of n halves.
+template <class Half>
+FASTCONV_INLINE float largest_half(const void* src, int64_t n) {
+  constexpr int kChains = LargestMagnitude::kChains, kRun = 2 * kLanes;
+  const auto* in = static_cast<const Half*>(src);
+  const MaxUnsignedWords op;
+  F32 most[kChains] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+  const auto add = [&](int chain, const Half* from) __attribute__((always_inline)) {
+    const F32 words = from_bits(load_pairs(from) & splat(0x7FFF7FFF));
+    for (int r = 0; r < kRegs; ++r) most[chain].r[r] = op(most[chain].r[r], words.r[r]);
+  };
+  for (; n >= kChains * kRun; n -= kChains * kRun, in += kChains * kRun)
+    for (int k = 0; k < kChains; ++k) add(k, in + k * kRun);
+  for (; n >= kRun; n -= kRun, in += kRun) add(0, in);
+  if (n > 0) {
+    Half padded[kRun] = {};
+    __builtin_memcpy(padded, in, static_cast<size_t>(n) * sizeof(Half));
+    add(0, padded);
+  }
+  uint32_t largest = 0;
+  for (const F32& pairs : most) {
+    int32_t lanes[kLanes];
+    store(lanes, bits(pairs));
+    for (const int32_t lane : lanes)
+      for (const uint32_t word : {static_cast<uint32_t>(lane) & 0xFFFF, static_cast<uint32_t>(lane) >> 16})
+        largest = word > largest ? word : largest;
+  }
+  return value(Half{static_cast<uint16_t>(largest)});
+}
+
 template <class T, int kBytes>
 FASTCONV_INLINE void encode_runs(const float* x, void* dst, int64_t n) {
   auto* out = static_cast<uint8_t*>(dst);
@@ -65,21 +133,23 @@ struct PlainF32 {
   static void decode(const void* src, float* y, int64_t n) {
     __builtin_memcpy(y, src, static_cast<size_t>(n) * sizeof(float));
   }
+  static float stored_max(const void* src, int64_t n) { return max_abs(static_cast<const float*>(src), n); }
 };
 
 // IEEE binary16; ties to even; a NaN becomes 0x7E00 with its sign, as in ggml_compute_fp32_to_fp16.
 struct PlainF16 {
-  FASTCONV_INLINE static F32 decode_run(const uint8_t* in) { return load_f16(in); }
+  FASTCONV_INLINE static F32 decode_run(const uint8_t* in) { return load(reinterpret_cast<const F16*>(in)); }
   FASTCONV_INLINE static void encode_run(F32 x, uint8_t* out) { store_f16(out, x); }
   static void encode(const float* x, void* dst, int64_t n) { encode_runs<PlainF16, 2>(x, dst, n); }
   static void decode(const void* src, float* y, int64_t n) { decode_runs<PlainF16, 2>(src, y, n); }
   static float decode_max(const void* src, float* y, int64_t n) { return decode_runs_max<PlainF16, 2>(src, y, n); }
+  static float stored_max(const void* src, int64_t n) { return largest_half<F16>(src, n); }
 };
 
 // The upper half of an f32; ties to even; a NaN keeps its upper half and is made quiet, as in
 // ggml_compute_fp32_to_bf16.
 struct PlainBF16 {
-  FASTCONV_INLINE static F32 decode_run(const uint8_t* in) { return from_bits(shift_left<16>(load_u16(in))); }
+  FASTCONV_INLINE static F32 decode_run(const uint8_t* in) { return load(reinterpret_cast<const BF16*>(in)); }
   FASTCONV_INLINE static void encode_run(F32 x, uint8_t* out) {
     const I32 all = bits(x), upper = shift_right<16>(all);
     const Mask nan = less(splat(0x7F800000), all & splat(0x7FFFFFFF));
@@ -89,6 +159,7 @@ struct PlainBF16 {
   static void encode(const float* x, void* dst, int64_t n) { encode_runs<PlainBF16, 2>(x, dst, n); }
   static void decode(const void* src, float* y, int64_t n) { decode_runs<PlainBF16, 2>(src, y, n); }
   static float decode_max(const void* src, float* y, int64_t n) { return decode_runs_max<PlainBF16, 2>(src, y, n); }
+  static float stored_max(const void* src, int64_t n) { return largest_half<BF16>(src, n); }
 };
 
 // To the nearest f32, ties to even; beyond its range infinity.

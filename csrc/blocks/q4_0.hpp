@@ -26,7 +26,8 @@ struct Q4_0Family {
   };
   static_assert(sizeof(Block) == sizeof(Field) + 16);
 
-  FASTCONV_INLINE static I32 levels(const float* x, F32 inverse) {
+  template <class X>
+  FASTCONV_INLINE static I32 levels(const X* x, F32 inverse) {
     return min(Rounding::level(load(x) * inverse), splat(15));
   }
 
@@ -35,13 +36,15 @@ struct Q4_0Family {
     alignas(64) float inverses[kGroup];
   };
 
-  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
+  template <class X>
+  FASTCONV_INLINE static void find_scales(const X* x, int n_blocks, Scales& s) {
     const F32 d = first_largest(x, n_blocks) * splat(-0.125f);
     store(s.ds, d);
     store(s.inverses, inverse_or_zero(d));
   }
 
-  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
+  template <class X>
+  FASTCONV_INLINE static void write_blocks(const X* x, int n_blocks, const Scales& s, Block* y) {
     for (int b = 0; b < n_blocks; ++b) {
       const F32 inverse = splat(s.inverses[b]);
       y[b].d = s.ds[b];

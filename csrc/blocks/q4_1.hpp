@@ -25,7 +25,8 @@ struct FromRange {
     alignas(64) float inverses[kGroup], mins[kGroup];
   };
 
-  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
+  template <class X>
+  FASTCONV_INLINE static void find_scales(const X* x, int n_blocks, Scales& s) {
     const Range range = first_range(x, n_blocks);
     const F32 d = steps_of(range, static_cast<float>(kTop));
     store(s.ds, d);
@@ -34,8 +35,8 @@ struct FromRange {
     store(s.mins, range.min);
   }
 
-  template <class Block>
-  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
+  template <class X, class Block>
+  FASTCONV_INLINE static void write_blocks(const X* x, int n_blocks, const Scales& s, Block* y) {
     for (int b = 0; b < n_blocks; ++b) {
       const F32 inverse = splat(s.inverses[b]), m = splat(s.mins[b]);
       y[b].d = s.ds[b];
@@ -57,7 +58,8 @@ struct Q4_1Family : FromRange<Q4_1Family<Field, Order, Rounding>, Field, 15> {
   };
   static_assert(sizeof(Block) == 2 * sizeof(Field) + 16);
 
-  FASTCONV_INLINE static I32 levels(const float* x, F32 m, F32 inverse) {
+  template <class X>
+  FASTCONV_INLINE static I32 levels(const X* x, F32 m, F32 inverse) {
     return Rounding::level((load(x) - m) * inverse);
   }
 

@@ -20,7 +20,8 @@ struct Q5_1Family : FromRange<Q5_1Family<Order>, F16Field, 31> {
   };
   static_assert(sizeof(Block) == 24);
 
-  FASTCONV_INLINE static I32 levels(const float* x, F32 m, F32 inverse) {
+  template <class X>
+  FASTCONV_INLINE static I32 levels(const X* x, F32 m, F32 inverse) {
     return truncate((load(x) - m) * inverse + splat(0.5f));
   }
 

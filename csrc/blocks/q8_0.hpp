@@ -22,13 +22,15 @@ struct Q8_0Family {
     alignas(64) float inverses[kGroup];
   };
 
-  FASTCONV_INLINE static void find_scales(const float* x, int n_blocks, Scales& s) {
+  template <class X>
+  FASTCONV_INLINE static void find_scales(const X* x, int n_blocks, Scales& s) {
     const F32 d = largest_magnitudes(x, n_blocks) / splat(127.0f);
     store(s.ds, d);
     store(s.inverses, inverse_or_zero(d));
   }
 
-  FASTCONV_INLINE static void write_blocks(const float* x, int n_blocks, const Scales& s, Block* y) {
+  template <class X>
+  FASTCONV_INLINE static void write_blocks(const X* x, int n_blocks, const Scales& s, Block* y) {
     for (int b = 0; b < n_blocks; ++b) {
       const F32 inverse = splat(s.inverses[b]);
       uint8_t* qs = reinterpret_cast<uint8_t*>(y[b].qs);

@@ -27,17 +27,10 @@ Converter::Converted Converter::convert(const PreparedJob& job, const Tile& chun
   }
   checksums_.assign(n_outputs, {});
   rounded_blocks_ = 0;
-  bool decodes = policy_ != NonFinite::keep;
-  for (size_t i = 0; i < n_outputs; ++i) decodes = decodes || !(job.copies[i] || job.repacks[i] != nullptr);
-  decodes = decodes && job.decodes;
-
   for_each_tile(chunk, job.division.tile, [&](const Tile& tile) {
     if (cancelled.load(std::memory_order_relaxed)) return false;
-    bool fits = true;
-    if (decodes) {
-      fits = read(job, tile);
-      if (!fits && policy_ == NonFinite::error) report(job, tile);
-    }
+    const bool fits = look_at(job, tile);
+    if (!fits && policy_ == NonFinite::error) report(job, tile);
     prefetch_after(job, chunk, tile);
     for (size_t i = 0; i < n_outputs; ++i) encode(job, tile, i, fits);
     return true;
@@ -50,6 +43,17 @@ Converter::Converted Converter::convert(const PreparedJob& job, const Tile& chun
     whole.add(reinterpret_cast<const std::byte*>(&digest), sizeof digest);
   }
   return {sums_ ? whole.digest() : 0, rounded_blocks_};
+}
+
+// True if every element fits the outputs, or need not. If not, or if an output needs it, the tile is in rows_.
+bool Converter::look_at(const PreparedJob& job, const Tile& tile) {
+  if (!job.decodes) return true;
+  if (!job.needs_rows) {
+    if (policy_ == NonFinite::keep) return true;
+    // NaN compares false.
+    if (static_cast<double>(job.source.stored_max(tile.r0, tile.r1, tile.c0, tile.c1)) <= job.max_abs) return true;
+  }
+  return read(job, tile);
 }
 
 // Decodes and merges the tile into rows_. True if every element fits the outputs, or need not.
@@ -86,17 +90,7 @@ void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, 
   const Type type = job.job.outputs[output].type;
   const TypeKernels& kernels = kernels_.of(type);
   const int64_t n = tile.elements();
-  if (job.copies[output] || job.repacks[output] != nullptr) {
-    std::byte* dst = pending_[output]->append(row_bytes(type, n));
-    if (job.copies[output])
-      job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
-    else
-      repack(job, tile, output, dst);
-    if (!fits && kernels.encode == nullptr) report(job, tile);
-    if (!fits) copy_clamped(tile, type, dst);
-    flush_if_full(output);
-    return;
-  }
+  if (job.copies[output] || job.recodes[output] != nullptr) return carry_over(job, tile, output, fits);
   const float* src = rows_.data();
   if (!fits) {
     clamped_.resize(std::max(clamped_.size(), static_cast<size_t>(n)));
@@ -129,23 +123,46 @@ void Converter::encode_weighted(const PreparedJob& job, const Tile& tile, const 
   }
 }
 
-void Converter::repack(const PreparedJob& job, const Tile& tile, size_t output, std::byte* dst) {
+// As it is stored, or recoded from that.
+void Converter::carry_over(const PreparedJob& job, const Tile& tile, size_t output, bool fits) {
+  const Type type = job.job.outputs[output].type;
+  const int64_t n = tile.elements();
+  if (!fits && kernels_.of(type).encode == nullptr) report(job, tile);
+  if (job.copies[output]) {
+    std::byte* dst = pending_[output]->append(row_bytes(type, n));
+    job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
+    if (!fits) encode_clamped(0, n, type, dst);
+    return flush_if_full(output);
+  }
   const Type from = job.job.source.pieces[0].type;
-  stored_.resize(std::max(stored_.size(), static_cast<size_t>(row_bytes(from, tile.elements()))));
-  job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, stored_.data());
-  rounded_blocks_ += job.repacks[output](stored_.data(), dst, tile.elements());
+  const std::byte* stored = job.source.contiguous(tile.r0, tile.r1, tile.c0, tile.c1);
+  if (stored == nullptr) {
+    stored_.resize(std::max(stored_.size(), static_cast<size_t>(row_bytes(from, n))));
+    job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, stored_.data());
+    stored = stored_.data();
+  }
+  for (int64_t i = 0; i < n; i += kEncodeElements) {
+    const int64_t slice = std::min(kEncodeElements, n - i);
+    prefetcher_.advance(slice * job.element_bytes);
+    std::byte* dst = pending_[output]->append(row_bytes(type, slice));
+    rounded_blocks_ += job.recodes[output](stored + row_bytes(from, i), dst, slice);
+    if (!fits) encode_clamped(i, slice, type, dst);
+    flush_if_full(output);
+  }
 }
 
-// Only what does not fit is encoded anew: a block that does must not depend on its tile.
-void Converter::copy_clamped(const Tile& tile, Type type, std::byte* dst) {
+// Of n elements of rows_ from `first` on, which are in dst, those that do not fit. No others: what becomes of a block
+// must not depend on its tile.
+void Converter::encode_clamped(int64_t first, int64_t n, Type type, std::byte* dst) {
   const TypeInfo& info = type_info(type);
   const int64_t group = info.block_size > 1 ? info.block_size : kCopyGroup;
   clamped_.resize(std::max<size_t>(clamped_.size(), group));
-  for (int64_t i = 0; i < tile.elements(); i += group) {
-    const int64_t n = std::min(group, tile.elements() - i);
-    if (holds(rows_.data() + i, n, info.max_abs)) continue;
-    clamp(rows_.data() + i, clamped_.data(), n, info.max_abs);
-    kernels_.of(type).encode(clamped_.data(), dst + row_bytes(type, i), n);
+  for (int64_t i = 0; i < n; i += group) {
+    const float* x = rows_.data() + first + i;
+    const int64_t size = std::min(group, n - i);
+    if (holds(x, size, info.max_abs)) continue;
+    clamp(x, clamped_.data(), size, info.max_abs);
+    kernels_.of(type).encode(clamped_.data(), dst + row_bytes(type, i), size);
   }
 }
 

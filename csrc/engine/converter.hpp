@@ -43,13 +43,14 @@ class Converter {
   Converted convert(const PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled);
 
  private:
+  bool look_at(const PreparedJob& job, const Tile& tile);
   bool read(const PreparedJob& job, const Tile& tile);
   bool holds(const float* x, int64_t n, double max_abs) const;
   [[noreturn]] void report(const PreparedJob& job, const Tile& tile) const;
   void encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits);
   void encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output);
-  void repack(const PreparedJob& job, const Tile& tile, size_t output, std::byte* dst);
-  void copy_clamped(const Tile& tile, Type type, std::byte* dst);
+  void carry_over(const PreparedJob& job, const Tile& tile, size_t output, bool fits);
+  void encode_clamped(int64_t first, int64_t n, Type type, std::byte* dst);
   void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
   void prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile);
   void flush_if_full(size_t output);

@@ -39,12 +39,17 @@ PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t t
   const bool planar = std::any_of(pieces.begin(), pieces.end(), [](const Piece& p) { return is_planar(p.type); });
   division = divide(source, merger != nullptr || importance != nullptr || planar, tile_bytes);
   element_bytes = (source.row_bytes() - 1) / std::max<int64_t>(source.n_cols(), 1) + 1;
+  needs_rows = false;
   max_abs = std::numeric_limits<double>::max();
   decodes = std::all_of(pieces.begin(), pieces.end(), [](const Piece& p) { return type_info(p.type).decodes; });
   for (const Output& output : job.outputs) {
     copies.push_back(!merger && source.stored_as(output.type));
     const bool same = !merger && !pieces.empty() && source.stored_as(pieces[0].type);
-    repacks.push_back(same ? kernels.repack(pieces[0].type, output.type) : nullptr);
+    // Blocks of a type with the same levels are kept whatever counts how much.
+    const bool weighs = importance && kernels.of(output.type).encode_weighted != nullptr;
+    const bool recodes_it = same && !(weighs && type_info(pieces[0].type).block_size == 1);
+    recodes.push_back(recodes_it ? kernels.recode(pieces[0].type, output.type) : nullptr);
+    needs_rows = needs_rows || !(copies.back() || recodes.back() != nullptr);
     // What is copied and cannot be encoded has no limit of its own.
     if (type_info(output.type).max_abs > 0) max_abs = std::min(max_abs, type_info(output.type).max_abs);
   }
@@ -59,7 +64,7 @@ ScratchBytes PreparedJob::scratch_bytes() const {
     scratch.shared = merger->shared_bytes();
   }
   if (importance) scratch.of_thread += 2 * source.n_cols() * static_cast<int64_t>(sizeof(float));
-  if (std::any_of(repacks.begin(), repacks.end(), [](RepackFn repack) { return repack != nullptr; }))
+  if (std::any_of(recodes.begin(), recodes.end(), [](RecodeFn recode) { return recode != nullptr; }))
     scratch.of_thread += row_bytes(job.source.pieces[0].type, n);
   for (const Output& output : job.outputs) scratch.piece = std::max(scratch.piece, row_bytes(output.type, n));
   return scratch;

@@ -40,8 +40,9 @@ struct PreparedJob {
   Division division;
   // Per output: already stored in its type, so the bytes go over as they are.
   std::vector<bool> copies;
-  // Per output: what turns the stored blocks into its own without decoding them, or nullptr.
-  std::vector<RepackFn> repacks;
+  // Per output: what turns the stored elements into its own without decoding them, or nullptr.
+  std::vector<RecodeFn> recodes;
+  bool needs_rows;        // some output is encoded from what is decoded and merged
   bool decodes;           // the source's type has values to look at; if not, every output is a copy
   int64_t element_bytes;  // stored, rounded up
   double max_abs;         // the least of the outputs'

@@ -1,6 +1,7 @@
 #include "engine/source_reader.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "io/storage.hpp"
@@ -135,6 +136,21 @@ float SourceReader::read_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1, flo
   }
   read(r0, r1, c0, c1, dst);
   return kernels_.max_abs(dst, n);
+}
+
+float SourceReader::stored_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const {
+  float most = 0;
+  for_each_rectangle(r0, r1, c0, c1,
+                     [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
+                       const StoredMaxFn of_stored = kernels_.of(piece.type).stored_max;
+                       if (of_stored == nullptr || piece.col_stride != 1) most = std::nanf("");
+                       if (n_cols == piece.row_stride) n_cols *= n_rows, n_rows = 1;
+                       for (int64_t i = 0; i < n_rows && most == most; ++i) {
+                         const float next = of_stored(element(piece, row + i, col), n_cols);
+                         most = next <= most ? most : next;
+                       }
+                     });
+  return most;
 }
 
 void SourceReader::decode(const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, float* dst,

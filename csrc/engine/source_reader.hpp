@@ -47,6 +47,9 @@ class SourceReader {
   // The same; returns their largest magnitude, NaN if any is NaN.
   float read_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const;
 
+  // That magnitude alone, from the elements as stored; NaN too where they must be decoded to be compared.
+  float stored_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const;
+
   // The same elements as stored. Needs stored_as(their type).
   void copy(int64_t r0, int64_t r1, int64_t c0, int64_t c1, std::byte* dst) const;
 

@@ -14,7 +14,9 @@ namespace fastconv {
 
 // n is a multiple of the type's block_size. Neither side need be aligned.
 using DecodeFn = void (*)(const void* src, float* dst, int64_t n);
-// Decodes, and returns the largest magnitude of what it decoded as max_abs does.
+// The largest magnitude of stored elements, as max_abs has it.
+using StoredMaxFn = float (*)(const void* src, int64_t n);
+// Decodes, and returns the same.
 using DecodeMaxFn = float (*)(const void* src, float* dst, int64_t n);
 using EncodeFn = void (*)(const float* src, void* dst, int64_t n);
 // Whole rows of n_cols, a multiple of the block, each weighted by the importance of its columns (n_cols of them,
@@ -27,26 +29,28 @@ struct TypeKernels {
   EncodeFn encode = nullptr;                   // nullptr where type_info().max_abs is 0 or needs_importance
   EncodeWeightedFn encode_weighted = nullptr;  // nullptr where importance changes nothing
   int64_t encode_at_once = 0;                  // elements up to which encode gains from having more
+  StoredMaxFn stored_max = nullptr;            // nullptr where elements must be decoded to be compared
 };
 
-// The same levels in blocks of another generation. Returns the number of blocks whose scales had to be rounded.
-using RepackFn = int64_t (*)(const void* src, void* dst, int64_t n);
-struct Repack {
+// Stored elements straight to those of another type, with no f32 between: the same levels in blocks of another
+// generation, or halves to blocks. Returns the number of blocks whose scales had to be rounded to be kept.
+using RecodeFn = int64_t (*)(const void* src, void* dst, int64_t n);
+struct Recode {
   Type from, to;
-  RepackFn run;
+  RecodeFn run;
 };
-constexpr size_t kRepackCount = 18;
+constexpr size_t kRecodeCount = 28;
 
 struct KernelTable {
   std::string_view name;  // baseline, avx2, avx512, neon
   std::array<const TypeKernels*, kTypeCount> types;
 
-  std::array<Repack, kRepackCount> repacks;
+  std::array<Recode, kRecodeCount> recodes;
 
   const TypeKernels& of(Type type) const { return *types[static_cast<size_t>(type)]; }
-  // nullptr where the types do not share their levels, and for a type and itself.
-  RepackFn repack(Type from, Type to) const {
-    for (const Repack& entry : repacks)
+  // nullptr where there is none, and for a type and itself.
+  RecodeFn recode(Type from, Type to) const {
+    for (const Recode& entry : recodes)
       if (entry.from == from && entry.to == to) return entry.run;
     return nullptr;
   }

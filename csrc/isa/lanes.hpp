@@ -136,13 +136,25 @@ struct Min {
 struct Max {
   FASTCONV_INLINE reg::F operator()(reg::F a, reg::F b) const { return reg::max(a, b); }
 };
-// Of the bits, as integers with a sign and without.
+// Of the bits, as integers with a sign and without; of words, both halves of a lane for themselves.
+struct MaxSignedWords {
+  FASTCONV_INLINE reg::F operator()(reg::F a, reg::F b) const {
+    return reg::from_bits(reg::max_words(reg::bits(a), reg::bits(b)));
+  }
+};
+struct MaxUnsignedWords {
+  FASTCONV_INLINE reg::F operator()(reg::F a, reg::F b) const {
+    return reg::from_bits(reg::max_unsigned_words(reg::bits(a), reg::bits(b)));
+  }
+};
 struct MaxSigned {
+  using OfWords = MaxSignedWords;
   FASTCONV_INLINE reg::F operator()(reg::F a, reg::F b) const {
     return reg::from_bits(reg::max(reg::bits(a), reg::bits(b)));
   }
 };
 struct MaxUnsigned {
+  using OfWords = MaxUnsignedWords;
   FASTCONV_INLINE reg::F operator()(reg::F a, reg::F b) const {
     return reg::from_bits(reg::max_unsigned(reg::bits(a), reg::bits(b)));
   }

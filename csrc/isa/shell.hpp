@@ -33,12 +33,13 @@ constexpr TypeKernels kNothing{};
 template <class T>
 constexpr TypeKernels kBlocks{T::decode, nullptr, T::encode};
 template <class T>
-constexpr TypeKernels kElements{T::decode, T::decode_max, T::encode};
+constexpr TypeKernels kElements{T::decode, T::decode_max, T::encode, nullptr, 0, T::stored_max};
+constexpr TypeKernels kF32{PlainF32::decode, nullptr, PlainF32::encode, nullptr, 0, PlainF32::stored_max};
 template <class T>
 constexpr TypeKernels kDecoder{T::decode};
 
-// Every pair of types that share todays_type().
-constexpr std::array<Repack, kRepackCount> kRepacks = {{
+// Every pair of types that share todays_type(), and the halves that the types of GGUF with 32 elements a block take.
+constexpr std::array<Recode, kRecodeCount> kRecodes = {{
     {Type::q4_0_v1, Type::q4_0, repack_blocks<Q4_0_v1, Q4_0>},
     {Type::q4_0_v2, Type::q4_0, repack_blocks<Q4_0_v2, Q4_0>},
     {Type::q4_0, Type::q4_0_v1, repack_blocks<Q4_0, Q4_0_v1>},
@@ -57,6 +58,16 @@ constexpr std::array<Repack, kRepackCount> kRepacks = {{
     {Type::q5_1, Type::q5_1_v1, repack_blocks<Q5_1, Q5_1_v1>},
     {Type::q8_0_v1, Type::q8_0, repack_blocks<Q8_0_v1, Q8_0>},
     {Type::q8_0, Type::q8_0_v1, repack_blocks<Q8_0, Q8_0_v1>},
+    {Type::f16, Type::q4_0, encode_halves<F16, Q4_0>},
+    {Type::bf16, Type::q4_0, encode_halves<BF16, Q4_0>},
+    {Type::f16, Type::q4_1, encode_halves<F16, Q4_1>},
+    {Type::bf16, Type::q4_1, encode_halves<BF16, Q4_1>},
+    {Type::f16, Type::q5_0, encode_halves<F16, Q5_0>},
+    {Type::bf16, Type::q5_0, encode_halves<BF16, Q5_0>},
+    {Type::f16, Type::q5_1, encode_halves<F16, Q5_1>},
+    {Type::bf16, Type::q5_1, encode_halves<BF16, Q5_1>},
+    {Type::f16, Type::q8_0, encode_halves<F16, Q8_0>},
+    {Type::bf16, Type::q8_0, encode_halves<BF16, Q8_0>},
 }};
 
 constexpr KernelTable make_table(std::string_view name) {
@@ -70,7 +81,7 @@ constexpr KernelTable make_table(std::string_view name) {
     table.types[static_cast<size_t>(type)] = &kernels;
   };
   for (size_t i = 0; i < kTypeCount; ++i) put(static_cast<Type>(i), kNothing);
-  put(Type::f32, kBlocks<PlainF32>);
+  put(Type::f32, kF32);
   put(Type::f16, kElements<PlainF16>);
   put(Type::bf16, kElements<PlainBF16>);
   put(Type::f64, kDecoder<PlainF64>);
@@ -108,7 +119,7 @@ constexpr KernelTable make_table(std::string_view name) {
   put(Type::q4_3, kDecoder<Q4_3>);
   put(Type::q4_0_planar, kDecoder<Q4_0_planar>);
   put(Type::q4_1_planar, kDecoder<Q4_1_planar>);
-  table.repacks = kRepacks;
+  table.recodes = kRecodes;
   return table;
 }
 

@@ -292,6 +292,15 @@ def dequantize_into(blocks: np.ndarray, type: str, out: np.ndarray, isa: str = "
 def decode_max(elements: np.ndarray, type: str, out: np.ndarray, isa: str = "") -> float:
     """Decodes f16 or bf16 elements (uint8) over out (float32); returns max_abs(out)."""
 
+def stored_max(elements: np.ndarray, type: str, isa: str = "") -> float:
+    """The largest magnitude of f32, f16 or bf16 elements (uint8), as max_abs has it."""
+
+def recodes() -> list[tuple[str, str]]:
+    """The pairs of types between which stored elements go straight, with no f32 between."""
+
+def recode_into(elements: np.ndarray, from_type: str, to_type: str, out: np.ndarray, isa: str = "") -> int:
+    """Recodes elements over out (both uint8, C-contiguous); returns how many blocks had their scales rounded."""
+
 def lora_add(rows: np.ndarray, b: np.ndarray, a: np.ndarray, scale: float, isa: str = "") -> None:
     """rows += scale * b @ a in place, float32, in the order of csrc/merge/lora_rows.hpp."""
 

@@ -95,6 +95,11 @@ def assert_equals_this_machine(program: list[str]) -> None:
             # Which NaN a NaN scale gives depends on the order of a product, which compilers choose.
             same = (got.view(np.uint32) == want.view(np.uint32)) | (np.isnan(got) & np.isnan(want))
             assert same.all(), name
+    for source, target in _native.recodes():
+        stored = _native.quantize(x, source).ravel()
+        want = np.empty(x.size // 32 * ggml.TYPES[target].block_bytes, np.uint8)
+        _native.recode_into(stored, source, target, want)
+        assert run(program, "recode", source, target, data=stored.tobytes()) == want.tobytes(), (source, target)
     y = rows.kinds()["gaussian"].ravel()[:1013].copy()
     assert np.frombuffer(run(program, "max_abs", data=y.tobytes()), np.float32)[0] == _native.max_abs(y)
     assert np.frombuffer(run(program, "sum_of_squares", data=y.tobytes()), np.float64)[0] == _native.sum_of_squares(y)

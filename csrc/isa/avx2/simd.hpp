@@ -41,6 +41,8 @@ FASTCONV_REG I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
 FASTCONV_REG I min(I a, I b) { return _mm256_min_epi32(a, b); }
 FASTCONV_REG I max(I a, I b) { return _mm256_max_epi32(a, b); }
 FASTCONV_REG I max_unsigned(I a, I b) { return _mm256_max_epu32(a, b); }
+FASTCONV_REG I max_words(I a, I b) { return _mm256_max_epi16(a, b); }
+FASTCONV_REG I max_unsigned_words(I a, I b) { return _mm256_max_epu16(a, b); }
 template <int N>
 FASTCONV_REG I shift_left(I a) {
   return _mm256_slli_epi32(a, N);

@@ -69,6 +69,9 @@ FASTCONV_REG I max_unsigned(I a, I b) {
   const I sign = splat(INT32_MIN);
   return select(less(_mm_xor_si128(b, sign), _mm_xor_si128(a, sign)), a, b);
 }
+FASTCONV_REG I max_words(I a, I b) { return _mm_max_epi16(a, b); }
+// a - b where that is above 0, else 0; and b.
+FASTCONV_REG I max_unsigned_words(I a, I b) { return _mm_add_epi16(_mm_subs_epu16(a, b), b); }
 template <int kEntries>
 FASTCONV_REG F lookup(const float* table, I index) {
   alignas(16) uint32_t at[4];

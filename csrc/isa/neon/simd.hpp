@@ -55,6 +55,12 @@ FASTCONV_REG I max(I a, I b) { return vmaxq_s32(a, b); }
 FASTCONV_REG I max_unsigned(I a, I b) {
   return vreinterpretq_s32_u32(vmaxq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
 }
+FASTCONV_REG I max_words(I a, I b) {
+  return vreinterpretq_s32_s16(vmaxq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+}
+FASTCONV_REG I max_unsigned_words(I a, I b) {
+  return vreinterpretq_s32_u16(vmaxq_u16(vreinterpretq_u16_s32(a), vreinterpretq_u16_s32(b)));
+}
 template <int N>
 FASTCONV_REG I shift_left(I a) {
   return vshlq_n_s32(a, N);

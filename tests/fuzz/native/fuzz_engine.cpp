@@ -1,4 +1,4 @@
-// The native code as a function of arbitrary bytes: every decoder, encoder, repacking and merge of every instruction
+// The native code as a function of arbitrary bytes: every decoder, encoder, recoding and merge of every instruction
 // set, and jobs of every shape through validation and, where they pass it, through a run. For libFuzzer, or for
 // driver.cpp.
 #include <sys/mman.h>
@@ -95,23 +95,33 @@ void encode(Bytes& bytes, bool weighted) {
   }
 }
 
-void repack(Bytes& bytes) {
-  const size_t index = bytes.byte() % kRepackCount;
-  const Repack& any = tables()[0]->repacks[index];
-  const int64_t n = type_info(any.from).block_size * (1 + bytes.below(20));
+void recode(Bytes& bytes) {
+  const size_t index = bytes.byte() % kRecodeCount;
+  const Recode& any = tables()[0]->recodes[index];
+  const int64_t n = type_info(any.to).block_size * (1 + bytes.below(40));
   const auto blocks = exactly<uint8_t>(row_bytes(any.from, n));
   bytes.fill(blocks.get(), row_bytes(any.from, n));
   std::unique_ptr<uint8_t[]> first;
   int64_t first_rounded = 0;
   for (const KernelTable* table : tables()) {
     auto out = exactly<uint8_t>(row_bytes(any.to, n));
-    const int64_t rounded = table->repacks[index].run(blocks.get(), out.get(), n);
+    const int64_t rounded = table->recodes[index].run(blocks.get(), out.get(), n);
     const auto values = exactly<float>(n), expected = exactly<float>(n);
     table->of(any.to).decode(out.get(), values.get(), n);
+    if (type_info(any.from).block_size == 1) {
+      const auto stored = exactly<float>(n);
+      const auto two_steps = exactly<uint8_t>(row_bytes(any.to, n));
+      table->of(any.from).decode(blocks.get(), stored.get(), n);
+      table->of(any.to).encode(stored.get(), two_steps.get(), n);
+      require(std::memcmp(out.get(), two_steps.get(), row_bytes(any.to, n)) == 0, "halves encode differently", any.to);
+      const float largest = table->of(any.from).stored_max(blocks.get(), n),
+                  expected_max = table->max_abs(stored.get(), n);
+      require(same_values(&largest, &expected_max, 1), "stored_max finds another maximum", any.from);
+    }
     if (first) {
       table->of(any.to).decode(first.get(), expected.get(), n);
       require(rounded == first_rounded, "instruction sets round differently", any.from);
-      require(same_values(expected.get(), values.get(), n), "instruction sets repack differently", any.from);
+      require(same_values(expected.get(), values.get(), n), "instruction sets recode differently", any.from);
     }
     first = std::move(out);
     first_rounded = rounded;
@@ -246,7 +256,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       fastconv::fuzz::encode(bytes, true);
       break;
     case 5:
-      fastconv::fuzz::repack(bytes);
+      fastconv::fuzz::recode(bytes);
       break;
     case 6:
       fastconv::fuzz::merge(bytes);

@@ -2,6 +2,7 @@
 //   kernel_filter isas
 //   kernel_filter encode|decode TYPE        f32 -> blocks, blocks -> f32
 //   kernel_filter encode_weighted TYPE N_COLS    the importance of N_COLS columns, rows -> blocks
+//   kernel_filter recode FROM TO            stored elements -> stored elements
 //   kernel_filter max_abs                   f32 -> one f32
 //   kernel_filter sum_of_squares|square_norm    f32 -> one f64
 //   kernel_filter lora_add M N RANK SCALE   rows, b, a -> rows
@@ -61,6 +62,16 @@ int main(int argc, char** argv) {
     std::vector<float> out(blocks.size() / static_cast<size_t>(info.block_bytes) *
                            static_cast<size_t>(info.block_size));
     table.of(type).decode(blocks.data(), out.data(), static_cast<int64_t>(out.size()));
+    return write_array(out.data(), out.size());
+  }
+  if (op == "recode" && argc == 4) {
+    const Type from = type_from_name(argv[2]), to = type_from_name(argv[3]);
+    const RecodeFn recode = from == Type::count || to == Type::count ? nullptr : table.recode(from, to);
+    if (recode == nullptr) return 2;
+    const std::vector<uint8_t> elements = read_array<uint8_t>();
+    const int64_t n = static_cast<int64_t>(elements.size()) / type_info(from).block_bytes * type_info(from).block_size;
+    std::vector<uint8_t> out(static_cast<size_t>(row_bytes(to, n)));
+    recode(elements.data(), out.data(), n);
     return write_array(out.data(), out.size());
   }
   std::vector<float> x = read_array<float>();
