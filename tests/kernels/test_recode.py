@@ -1,4 +1,4 @@
-"""Halves that are encoded as they are stored: the bytes of ggml and of the way through f32, on every instruction set."""
+"""Halves encoded as they are stored: the bytes of ggml and of the way through f32, on every instruction set."""
 
 from __future__ import annotations
 
