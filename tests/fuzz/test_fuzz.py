@@ -13,8 +13,8 @@ import pytest
 
 from tests.engine.test_run import subprocess_environment
 from tests.fuzz import parsers
+from tests.fuzz.figures import BEGIN, END, Figures, table
 from tests.fuzz.seeds import SEEDS, WORDS
-from tests.fuzz.soak import BEGIN, END, Figures, inputs_in, table
 
 N_INPUTS = 300
 

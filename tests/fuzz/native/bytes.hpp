@@ -38,7 +38,10 @@ class Bytes {
   // Repeats what is there; zeros where nothing is.
   void fill(void* to, size_t n) {
     auto* out = static_cast<uint8_t*>(to);
-    for (size_t i = 0; i < n; ++i) out[i] = size_ == 0 ? 0 : data_[i % size_];
+    size_t done = size_ < n ? size_ : n;
+    std::memcpy(out, data_, done);
+    if (done == 0) std::memset(out, 0, n);
+    for (; done > 0 && done < n; done *= 2) std::memcpy(out + done, out, done < n - done ? done : n - done);
   }
 
  private:
@@ -60,6 +63,7 @@ std::unique_ptr<T[]> exactly(int64_t n) {
 
 // Equal bytes; any NaN equals any other.
 inline bool same_values(const float* a, const float* b, int64_t n) {
+  if (std::memcmp(a, b, sizeof(float) * n) == 0) return true;
   for (int64_t i = 0; i < n; ++i)
     if (std::memcmp(a + i, b + i, sizeof(float)) != 0 && !(a[i] != a[i] && b[i] != b[i])) return false;
   return true;

@@ -18,6 +18,7 @@
 #include "engine/validate.hpp"
 #include "io/storage.hpp"
 #include "isa/kernel_table.hpp"
+#include "tally.hpp"
 
 namespace fastconv::fuzz {
 namespace {
@@ -73,7 +74,7 @@ void encode(Bytes& bytes, bool weighted) {
   const Type type = any_type(bytes);
   const TypeInfo& info = type_info(type);
   const int64_t n_cols = info.block_size * (1 + bytes.below(info.block_size > 32 ? 2 : 20));
-  const int64_t n_rows = weighted ? 1 + bytes.below(3) : 1;
+  const int64_t n_rows = weighted ? 1 + bytes.below(info.block_size > 32 ? 2 : 3) : 1;
   const auto importance = exactly<float>(n_cols);
   for (int64_t i = 0; weighted && i < n_cols; ++i) importance[i] = static_cast<float>(bytes.byte()) / 16;
   const auto values = exactly<float>(n_rows * n_cols);
@@ -187,6 +188,8 @@ void convert(const Job& job, const Bytes& seed) {
   RunOptions options;
   options.nonfinite = static_cast<NonFinite>(bytes.byte() % 3);
   options.tile_bytes = bytes.below(4096);
+  // Mostly buffers as small as they get: large ones cost more to watch than the job does.
+  options.max_memory = bytes.byte() % 64 ? 1 : 0;
   options.direct = false;
   options.kernels = tables()[bytes.byte() % tables().size()];
   try {
@@ -242,6 +245,8 @@ void job(Bytes& bytes) {
 }  // namespace fastconv::fuzz
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static fastconv::fuzz::Tally tally;
+  tally.add(1);
   fastconv::fuzz::Bytes bytes(data, size);
   switch (bytes.byte() % 8) {
     case 0:
