@@ -1,7 +1,7 @@
 """The long runs behind docs/trust.md: fuzzers, instruction sets, crashes. python -m tests.fuzz.soak --help.
 
 Every core works on slices of minutes, each of one part. Counts add up over any number of runs, however they end: by
-Ctrl-C, SIGTERM or kill -9. A part that has reached its goal is left out, and one with a finding for the rest of the run.
+Ctrl-C, SIGTERM or kill -9. A part that has reached its goal is left out, one with a finding for the rest of the run.
 """
 
 from __future__ import annotations
