@@ -50,14 +50,15 @@ build:
 	  -Dpybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir) -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/python/fastconv
 	cmake --build $(BUILD_DIR) -j 2
 
-# Needs nothing but a compiler; with clang, CXX=clang++, libFuzzer guides the inputs.
+# Needs nothing but a compiler; with clang, CXX=clang++, libFuzzer guides the inputs. The cache would keep another compiler.
 fuzzers:
+	rm -f build/isas/CMakeCache.txt build/fuzz/CMakeCache.txt
 	cmake -S . -B build/isas -DCMAKE_BUILD_TYPE=Release -DFASTCONV_FUZZERS=ON
 	cmake --build build/isas -j 2 --target compare_isas
 	cmake -S . -B build/fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFASTCONV_FUZZERS=ON -DFASTCONV_SANITIZE=ON
 	cmake --build build/fuzz -j 2 --target fuzz_engine
 
-# Hours; it can be ended and begun again, and writes what it did to docs/trust.md.
+# Hours, on every core; it can be ended and begun again, loses nothing, and writes what it did to docs/trust.md.
 soak: fuzzers $(VENV)/.package $(VENV)/.test $(VENV)/.fuzz
 	$(VENV)/bin/python -m tests.fuzz.soak $(SOAK_FLAGS)
 

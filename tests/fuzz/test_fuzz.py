@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 
 from tests.engine.test_run import subprocess_environment
 from tests.fuzz import parsers
-from tests.fuzz.figures import BEGIN, END, TALLY, Figures, table, take_tally
+from tests.fuzz.figures import TALLY, take_tally
 from tests.fuzz.seeds import SEEDS, WORDS
 
 N_INPUTS = 300
@@ -90,17 +89,3 @@ def test_guided_by_coverage(tmp_path: Path, target: str) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert take_tally(tmp_path / "tally") > 100
-
-
-def test_figures_become_a_table(tmp_path: Path) -> None:
-    figures = Figures(tmp_path / "soak.json", {"parser gguf": 12345}, ["engine: a|b"])
-    figures.add("blocks q4_0", 7)
-    figures.add("blocks q4_0", 1)
-    again = Figures.read(tmp_path / "soak.json")
-    assert (again.done, again.findings) == (figures.done, figures.findings)
-    lines = "".join(table(again))
-    assert "| inputs through the parser of `gguf` | 12,345 | 10,000,000 |\n" in lines
-    assert "| blocks of `q4_0` through every instruction set | 8 | 1,000,000,000 |\n" in lines
-    assert "- engine: a/b\n" in lines
-    text = (Path(__file__).parents[2] / "docs" / "trust.md").read_text(encoding="utf-8")
-    assert re.search(re.escape(BEGIN) + ".*" + re.escape(END), text, re.DOTALL)
