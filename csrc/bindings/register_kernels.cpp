@@ -135,9 +135,9 @@ float stored_max(const Array<uint8_t>& elements, const std::string& type_name, c
   return largest(elements.data(), elements.size() / type_info(type).block_bytes);
 }
 
-// Over a buffer that the caller made. Returns what the kernel does.
-int64_t recode_into(const Array<uint8_t>& elements, const std::string& from, const std::string& to, Array<uint8_t>& out,
-                    const std::string& isa) {
+// Over a buffer that the caller made.
+py::tuple recode_into(const Array<uint8_t>& elements, const std::string& from, const std::string& to,
+                      Array<uint8_t>& out, const std::string& isa) {
   const Type type = require_type(from), wanted = require_type(to);
   const RecodeFn recode = table(isa).recode(type, wanted);
   if (recode == nullptr) throw py::value_error("'" + from + "' is not recoded to '" + to + "'");
@@ -145,7 +145,8 @@ int64_t recode_into(const Array<uint8_t>& elements, const std::string& from, con
   const int64_t n = elements.size() / type_info(type).block_bytes * type_info(type).block_size;
   require_whole_blocks(n, type_info(wanted).block_size, "elements", to);
   if (out.size() != row_bytes(wanted, n)) throw py::value_error("out: wrong size");
-  return recode(elements.data(), out.mutable_data(), n);
+  const Recoded recoded = recode(elements.data(), out.mutable_data(), n);
+  return py::make_tuple(recoded.rounded_blocks, recoded.largest);
 }
 
 void lora_add(Array<float>& rows, const Array<float>& b, const Array<float>& a, float scale, const std::string& isa) {

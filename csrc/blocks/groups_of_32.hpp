@@ -4,36 +4,51 @@
 #pragma once
 
 #include "blocks/plain.hpp"
+#include "isa/kernel_table.hpp"
 
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
 constexpr int kBlock = 32;
 constexpr int kGroup = kLanes;  // blocks whose scales are found together
+// Halves come from memory, elsewhere than f32: so far ahead they are fetched. The processor's own prefetching stops at
+// the end of every page.
+constexpr int64_t kAheadBytes = 8 << 10;
+
+template <class X>
+FASTCONV_INLINE void fetch_group(const X* x) {
+  if constexpr (kIsHalf<X>) {
+    const auto* from = reinterpret_cast<const char*>(x);
+    for (int b = 0; b < kGroup; ++b) __builtin_prefetch(from + b * kBlock * sizeof(X) + kAheadBytes, 0, 2);
+  }
+}
 
 // T::find_scales looks at a group of blocks, T::write_blocks quantizes it. The scales of the next group are found
-// before this one is written: the long chain of folds and divisions then runs beside the work on elements.
+// before this one is written: the long chain of folds and divisions then runs beside the work on elements. Returns
+// magnitudes: the largest of halves is among them, as bits.
 template <class T, class X>
-FASTCONV_INLINE void encode_groups(const X* x, void* dst, int64_t n) {
+FASTCONV_INLINE I32 encode_groups(const X* x, void* dst, int64_t n) {
   auto* y = static_cast<typename T::Block*>(dst);
   typename T::Scales scales[2];
   int64_t n_groups = n / (kGroup * kBlock);
   const int n_rest = static_cast<int>(n / kBlock % kGroup);
-  if (n_groups > 0) T::find_scales(x, kGroup, scales[0]);
+  I32 most = splat(0);
+  if (n_groups > 0) most = T::find_scales(x, kGroup, scales[0]);
   for (int turn = 0; n_groups > 0; --n_groups, turn ^= 1, x += kGroup * kBlock, y += kGroup) {
-    if (n_groups > 1) T::find_scales(x + kGroup * kBlock, kGroup, scales[turn ^ 1]);
+    fetch_group(x);
+    if (n_groups > 1) most = max(most, T::find_scales(x + kGroup * kBlock, kGroup, scales[turn ^ 1]));
     T::write_blocks(x, kGroup, scales[turn], y);
   }
   if (n_rest > 0) {
-    T::find_scales(x, n_rest, scales[0]);
+    most = max(most, T::find_scales(x, n_rest, scales[0]));
     T::write_blocks(x, n_rest, scales[0], y);
   }
+  return most;
 }
 
 template <class Half, class T>
-int64_t encode_halves(const void* src, void* dst, int64_t n) {
-  encode_groups<T>(static_cast<const Half*>(src), dst, n);
-  return 0;
+Recoded encode_halves(const void* src, void* dst, int64_t n) {
+  return {0, largest_lane(encode_groups<T>(static_cast<const Half*>(src), dst, n))};
 }
 
 template <class T>
@@ -44,6 +59,7 @@ FASTCONV_INLINE void decode_blocks(const void* src, float* y, int64_t n) {
 
 struct Range {
   F32 min, max;  // lane b: of block b
+  I32 most;      // the bits of its largest magnitude, NaN above all others; of f32 not always told
 };
 
 // op over the 32 elements of sixteen blocks. Their order as f32 is that of their own bits: two of them share a lane.
@@ -76,7 +92,7 @@ FASTCONV_INLINE F32 fold_blocks(const X* x, int n_blocks, Op op) {
 // The bounds of the bits of each block as integers. The largest with a sign belongs to the largest element, unless all
 // are negative; the largest without one to the smallest element, unless none is. NaN comes out on either side.
 struct BitBounds {
-  I32 with_sign, without;                     // lane b: of block b
+  I32 with_sign, without, most;               // lane b: of block b; most: of the largest magnitude
   uint32_t nan, all_negative, none_negative;  // bit b: of block b, -0 being negative
 
   template <class X>
@@ -84,7 +100,7 @@ struct BitBounds {
     const uint32_t present = (1u << n_blocks) - 1;
     with_sign = bits(fold_blocks(x, n_blocks, MaxSigned()));
     without = bits(fold_blocks(x, n_blocks, MaxUnsigned()));
-    const I32 most = max(with_sign, without & splat(0x7FFFFFFF));
+    most = max(with_sign, without & splat(0x7FFFFFFF));
     nan = lane_bits(less(splat(0x7F800000), most)) & present;
     all_negative = sign_bits(with_sign) & present;
     none_negative = ~sign_bits(without) & present;
@@ -102,12 +118,15 @@ FASTCONV_INLINE Range block_ranges(const X* x, int n_blocks, float min_start, fl
     if (b >= n_blocks) return splat(0.0f);
     return max(load(x + b * kBlock + 16), max(load(x + b * kBlock), splat(max_start)));
   };
-  return {fold_rows(low, Min()), fold_rows(high, Max())};
+  return {fold_rows(low, Min()), fold_rows(high, Max()), splat(0)};
 }
 
 template <class X>
-__attribute__((noinline)) inline Range odd_ranges(const X* x, int n_blocks, float min_start, float max_start) {
-  return block_ranges(x, n_blocks, min_start, max_start);
+__attribute__((noinline)) inline Range odd_ranges(const X* x, int n_blocks, float min_start, float max_start,
+                                                  I32 most) {
+  Range range = block_ranges(x, n_blocks, min_start, max_start);
+  range.most = most;
+  return range;
 }
 
 // From starts of zero, so min <= 0 <= max.
@@ -115,8 +134,8 @@ template <class X>
 FASTCONV_INLINE Range ranges_with_zero(const X* x, int n_blocks) {
   if (!kIntegerBounds && !kIsHalf<X>) return block_ranges(x, n_blocks, 0.0f, 0.0f);
   const BitBounds bounds(x, n_blocks);
-  if (__builtin_expect(bounds.nan != 0, 0)) return odd_ranges(x, n_blocks, 0.0f, 0.0f);
-  return {from_bits(min(bounds.without, splat(0))), from_bits(max(bounds.with_sign, splat(0)))};
+  if (__builtin_expect(bounds.nan != 0, 0)) return odd_ranges(x, n_blocks, 0.0f, 0.0f, bounds.most);
+  return {from_bits(min(bounds.without, splat(0))), from_bits(max(bounds.with_sign, splat(0))), bounds.most};
 }
 
 // From no start. Elements that are all NaN give the minimum FLT_MAX and the maximum -FLT_MAX.
@@ -126,28 +145,34 @@ FASTCONV_INLINE Range ranges(const X* x, int n_blocks) {
   if (!kIntegerBounds && !kIsHalf<X>) return block_ranges(x, n_blocks, kMax, -kMax);
   const BitBounds bounds(x, n_blocks);
   if (__builtin_expect((bounds.nan | bounds.all_negative | bounds.none_negative) != 0, 0))
-    return odd_ranges(x, n_blocks, kMax, -kMax);
-  return {from_bits(bounds.without), from_bits(bounds.with_sign)};
+    return odd_ranges(x, n_blocks, kMax, -kMax, bounds.most);
+  return {from_bits(bounds.without), from_bits(bounds.with_sign), bounds.most};
 }
+
+struct Largest {
+  F32 value;
+  I32 most;  // as in Range
+};
 
 // The largest magnitude of each block; 0 for a block of zeros.
 template <class X>
-FASTCONV_INLINE F32 largest_magnitudes(const X* x, int n_blocks) {
+FASTCONV_INLINE Largest largest_magnitudes(const X* x, int n_blocks) {
+  I32 most = splat(0);
   if constexpr (kIsHalf<X>) {
     const BitBounds bounds(x, n_blocks);
-    if (__builtin_expect(bounds.nan == 0, 1))
-      return from_bits(max(bounds.with_sign, bounds.without & splat(0x7FFFFFFF)));
+    most = bounds.most;
+    if (__builtin_expect(bounds.nan == 0, 1)) return {from_bits(most), most};
   }
   const auto row = [=](int b) __attribute__((always_inline)) {
     if (b >= n_blocks) return splat(0.0f);
     return max(abs(load(x + b * kBlock + 16)), max(abs(load(x + b * kBlock)), splat(0.0f)));
   };
-  return fold_rows(row, Max());
+  return {fold_rows(row, Max()), most};
 }
 
 // The signed value of each block's first element of largest magnitude; +0 for a block of zeros.
 template <class X>
-FASTCONV_INLINE F32 first_largest(const X* x, int n_blocks) {
+FASTCONV_INLINE Largest first_largest(const X* x, int n_blocks) {
   const Range range = ranges_with_zero(x, n_blocks);
   const F32 low = negate(range.min);
   F32 out = select(less(range.max, low), range.min, range.max);
@@ -165,7 +190,7 @@ FASTCONV_INLINE F32 first_largest(const X* x, int n_blocks) {
     }
     out = load(lanes);
   }
-  return out;
+  return {out, range.most};
 }
 
 // Smallest and largest element; a zero minimum has the sign of the block's first zero.

@@ -37,10 +37,12 @@ struct Q4_0Family {
   };
 
   template <class X>
-  FASTCONV_INLINE static void find_scales(const X* x, int n_blocks, Scales& s) {
-    const F32 d = first_largest(x, n_blocks) * splat(-0.125f);
+  FASTCONV_INLINE static I32 find_scales(const X* x, int n_blocks, Scales& s) {
+    const Largest first = first_largest(x, n_blocks);
+    const F32 d = first.value * splat(-0.125f);
     store(s.ds, d);
     store(s.inverses, inverse_or_zero(d));
+    return first.most;
   }
 
   template <class X>

@@ -26,13 +26,14 @@ struct FromRange {
   };
 
   template <class X>
-  FASTCONV_INLINE static void find_scales(const X* x, int n_blocks, Scales& s) {
+  FASTCONV_INLINE static I32 find_scales(const X* x, int n_blocks, Scales& s) {
     const Range range = first_range(x, n_blocks);
     const F32 d = steps_of(range, static_cast<float>(kTop));
     store(s.ds, d);
     store(s.ms, range.min);
     store(s.inverses, inverse_or_zero(d));
     store(s.mins, range.min);
+    return range.most;
   }
 
   template <class X, class Block>

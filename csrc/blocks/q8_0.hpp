@@ -23,10 +23,12 @@ struct Q8_0Family {
   };
 
   template <class X>
-  FASTCONV_INLINE static void find_scales(const X* x, int n_blocks, Scales& s) {
-    const F32 d = largest_magnitudes(x, n_blocks) / splat(127.0f);
+  FASTCONV_INLINE static I32 find_scales(const X* x, int n_blocks, Scales& s) {
+    const Largest largest = largest_magnitudes(x, n_blocks);
+    const F32 d = largest.value / splat(127.0f);
     store(s.ds, d);
     store(s.inverses, inverse_or_zero(d));
+    return largest.most;
   }
 
   template <class X>

@@ -29,9 +29,9 @@ FASTCONV_INLINE Moved move_fields(const From* fields, int n, Put put) {
   return moved;
 }
 
-// Returns the number of blocks that did not keep their scales to the bit.
+// Rounded are blocks that did not keep their scales to the bit.
 template <class From, class To>
-int64_t repack_blocks(const void* src, void* dst, int64_t n) {
+Recoded repack_blocks(const void* src, void* dst, int64_t n) {
   using FromField = decltype(From::Block::d);
   using ToField = decltype(To::Block::d);
   const auto* from = static_cast<const typename From::Block*>(src);
@@ -57,7 +57,7 @@ int64_t repack_blocks(const void* src, void* dst, int64_t n) {
     }
     n_changed += __builtin_popcount(moved.changed);
   }
-  return n_changed;
+  return {n_changed, __builtin_nanf("")};
 }
 
 }  // namespace

@@ -6,6 +6,18 @@
 namespace fastconv::FASTCONV_ISA_NAMESPACE {
 namespace {
 
+// The largest of the values whose bits the lanes are, none negative; NaN if any is.
+FASTCONV_INLINE float largest_lane(I32 magnitudes) {
+  alignas(64) float lanes[kLanes];
+  store(lanes, from_bits(magnitudes));
+  float out = 0;
+  for (const float lane : lanes) {
+    if (lane != lane) return __builtin_nanf("");
+    if (lane > out) out = lane;
+  }
+  return out;
+}
+
 // The largest magnitude of what was added. Magnitudes are compared as integers, which orders NaN above infinity above
 // every finite value.
 struct LargestMagnitude {
@@ -14,17 +26,7 @@ struct LargestMagnitude {
 
   FASTCONV_INLINE void add(int chain, F32 x) { most[chain] = max(most[chain], bits(x) & splat(0x7FFFFFFF)); }
 
-  // NaN if any element is.
-  FASTCONV_INLINE float value() const {
-    alignas(64) float lanes[kLanes];
-    store(lanes, from_bits(max(max(most[0], most[1]), max(most[2], most[3]))));
-    float out = 0;
-    for (const float lane : lanes) {
-      if (lane != lane) return __builtin_nanf("");
-      if (lane > out) out = lane;
-    }
-    return out;
-  }
+  FASTCONV_INLINE float value() const { return largest_lane(max(max(most[0], most[1]), max(most[2], most[3]))); }
 };
 
 inline float max_abs(const float* x, int64_t n) {

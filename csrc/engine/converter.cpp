@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kEncodeElements = 1024;
 // Rows of importance encoded at a time, at least: sums over whole rows advance side by side.
 constexpr int64_t kWeightedRows = 8;
+// How far ahead pages are touched: a fault maps so many bytes (Linux: fault_around_bytes).
+constexpr int64_t kMapAhead = 64 << 10;
 // Elements of a type without blocks that are encoded anew around a value that does not fit.
 constexpr int64_t kCopyGroup = 256;
 
@@ -29,9 +31,9 @@ Converter::Converted Converter::convert(const PreparedJob& job, const Tile& chun
   rounded_blocks_ = 0;
   for_each_tile(chunk, job.division.tile, [&](const Tile& tile) {
     if (cancelled.load(std::memory_order_relaxed)) return false;
-    const bool fits = look_at(job, tile);
-    if (!fits && policy_ == NonFinite::error) report(job, tile);
-    prefetch_after(job, chunk, tile);
+    map_ahead(job, chunk, tile);
+    Fits fits = look_at(job, tile);
+    if (job.needs_rows) prefetch_after(job, chunk, tile);
     for (size_t i = 0; i < n_outputs; ++i) encode(job, tile, i, fits);
     return true;
   });
@@ -45,27 +47,31 @@ Converter::Converted Converter::convert(const PreparedJob& job, const Tile& chun
   return {sums_ ? whole.digest() : 0, rounded_blocks_};
 }
 
-// True if every element fits the outputs, or need not. If not, or if an output needs it, the tile is in rows_.
-bool Converter::look_at(const PreparedJob& job, const Tile& tile) {
-  if (!job.decodes) return true;
-  if (!job.needs_rows) {
-    if (policy_ == NonFinite::keep) return true;
-    // NaN compares false.
-    if (static_cast<double>(job.source.stored_max(tile.r0, tile.r1, tile.c0, tile.c1)) <= job.max_abs) return true;
-  }
-  return read(job, tile);
+// Decodes the tile, if an output needs that, and finds out whether it fits, unless recoding will tell.
+Converter::Fits Converter::look_at(const PreparedJob& job, const Tile& tile) {
+  if (job.needs_rows) return read(job, tile);
+  if (!job.decodes || policy_ == NonFinite::keep) return Fits::yes;
+  if (std::find(job.copies.begin(), job.copies.end(), true) == job.copies.end()) return Fits::unknown;
+  const double largest = job.source.stored_max(tile.r0, tile.r1, tile.c0, tile.c1);
+  return largest <= job.max_abs ? Fits::yes : read(job, tile);
 }
 
-// Decodes and merges the tile into rows_. True if every element fits the outputs, or need not.
-bool Converter::read(const PreparedJob& job, const Tile& tile) {
+// Decodes and merges the tile into rows_. Throws NonFiniteValue where the policy says so.
+Converter::Fits Converter::read(const PreparedJob& job, const Tile& tile) {
   rows_.resize(std::max(rows_.size(), static_cast<size_t>(tile.elements())));
   float* rows = rows_.data();
+  double largest = 0;
+  if (!job.merger && policy_ != NonFinite::keep) {
+    largest = job.source.read_max(tile.r0, tile.r1, tile.c0, tile.c1, rows);
+  } else {
+    job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, rows);
+    if (job.merger) job.merger->apply(tile.r0, tile.r1, rows, scratch_);
+    if (policy_ != NonFinite::keep) largest = kernels_.max_abs(rows, tile.elements());
+  }
   // NaN compares false.
-  if (!job.merger && policy_ != NonFinite::keep)
-    return static_cast<double>(job.source.read_max(tile.r0, tile.r1, tile.c0, tile.c1, rows)) <= job.max_abs;
-  job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, rows);
-  if (job.merger) job.merger->apply(tile.r0, tile.r1, rows, scratch_);
-  return policy_ == NonFinite::keep || holds(rows, tile.elements(), job.max_abs);
+  if (policy_ == NonFinite::keep || largest <= job.max_abs) return Fits::yes;
+  if (policy_ == NonFinite::error) report(job, tile);
+  return Fits::no;
 }
 
 bool Converter::holds(const float* x, int64_t n, double max_abs) const {
@@ -86,13 +92,13 @@ void Converter::report(const PreparedJob& job, const Tile& tile) const {
   throw std::logic_error("max_abs disagrees with the elements");
 }
 
-void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits) {
+void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits) {
   const Type type = job.job.outputs[output].type;
   const TypeKernels& kernels = kernels_.of(type);
   const int64_t n = tile.elements();
   if (job.copies[output] || job.recodes[output] != nullptr) return carry_over(job, tile, output, fits);
   const float* src = rows_.data();
-  if (!fits) {
+  if (fits == Fits::no) {
     clamped_.resize(std::max(clamped_.size(), static_cast<size_t>(n)));
     clamp(src, clamped_.data(), n, type_info(type).max_abs);
     src = clamped_.data();
@@ -124,51 +130,56 @@ void Converter::encode_weighted(const PreparedJob& job, const Tile& tile, const 
 }
 
 // As it is stored, or recoded from that.
-void Converter::carry_over(const PreparedJob& job, const Tile& tile, size_t output, bool fits) {
+void Converter::carry_over(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits) {
   const Type type = job.job.outputs[output].type;
   const int64_t n = tile.elements();
-  if (!fits && kernels_.of(type).encode == nullptr) report(job, tile);
+  std::byte* dst = pending_[output]->append(row_bytes(type, n));
   if (job.copies[output]) {
-    std::byte* dst = pending_[output]->append(row_bytes(type, n));
     job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
-    if (!fits) encode_clamped(0, n, type, dst);
-    return flush_if_full(output);
+  } else {
+    const Recoded recoded = job.recodes[output](stored(job, tile), dst, n);
+    rounded_blocks_ += recoded.rounded_blocks;
+    if (fits == Fits::unknown && !(static_cast<double>(recoded.largest) <= job.max_abs)) fits = read(job, tile);
   }
-  const Type from = job.job.source.pieces[0].type;
-  const std::byte* stored = job.source.contiguous(tile.r0, tile.r1, tile.c0, tile.c1);
-  if (stored == nullptr) {
-    stored_.resize(std::max(stored_.size(), static_cast<size_t>(row_bytes(from, n))));
-    job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, stored_.data());
-    stored = stored_.data();
-  }
-  for (int64_t i = 0; i < n; i += kEncodeElements) {
-    const int64_t slice = std::min(kEncodeElements, n - i);
-    prefetcher_.advance(slice * job.element_bytes);
-    std::byte* dst = pending_[output]->append(row_bytes(type, slice));
-    rounded_blocks_ += job.recodes[output](stored + row_bytes(from, i), dst, slice);
-    if (!fits) encode_clamped(i, slice, type, dst);
-    flush_if_full(output);
-  }
+  if (fits == Fits::no) encode_clamped(job, tile, type, dst);
+  flush_if_full(output);
 }
 
-// Of n elements of rows_ from `first` on, which are in dst, those that do not fit. No others: what becomes of a block
-// must not depend on its tile.
-void Converter::encode_clamped(int64_t first, int64_t n, Type type, std::byte* dst) {
+const std::byte* Converter::stored(const PreparedJob& job, const Tile& tile) {
+  if (const std::byte* there = job.source.contiguous(tile.r0, tile.r1, tile.c0, tile.c1)) return there;
+  const int64_t bytes = row_bytes(job.job.source.pieces[0].type, tile.elements());
+  stored_.resize(std::max(stored_.size(), static_cast<size_t>(bytes)));
+  job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, stored_.data());
+  return stored_.data();
+}
+
+// Of the tile, which is in rows_ and encoded in dst, what does not fit. Nothing else: what becomes of a block must not
+// depend on its tile.
+void Converter::encode_clamped(const PreparedJob& job, const Tile& tile, Type type, std::byte* dst) {
+  if (kernels_.of(type).encode == nullptr) report(job, tile);
   const TypeInfo& info = type_info(type);
   const int64_t group = info.block_size > 1 ? info.block_size : kCopyGroup;
   clamped_.resize(std::max<size_t>(clamped_.size(), group));
-  for (int64_t i = 0; i < n; i += group) {
-    const float* x = rows_.data() + first + i;
-    const int64_t size = std::min(group, n - i);
-    if (holds(x, size, info.max_abs)) continue;
-    clamp(x, clamped_.data(), size, info.max_abs);
-    kernels_.of(type).encode(clamped_.data(), dst + row_bytes(type, i), size);
+  for (int64_t i = 0; i < tile.elements(); i += group) {
+    const int64_t n = std::min(group, tile.elements() - i);
+    if (holds(rows_.data() + i, n, info.max_abs)) continue;
+    clamp(rows_.data() + i, clamped_.data(), n, info.max_abs);
+    kernels_.of(type).encode(clamped_.data(), dst + row_bytes(type, i), n);
   }
 }
 
 void Converter::clamp(const float* src, float* dst, int64_t n, double max_abs) const {
   const float limit = static_cast<float>(max_abs);
   for (int64_t i = 0; i < n; ++i) dst[i] = std::isnan(src[i]) ? 0.0f : std::clamp(src[i], -limit, limit);
+}
+
+// Touches what will be needed soon, so that it is mapped when it is fetched ahead: what is not, a prefetch passes over.
+void Converter::map_ahead(const PreparedJob& job, const Tile& chunk, const Tile& tile) const {
+  const std::byte* next = job.source.contiguous(tile.r0, tile.r1, tile.c0, tile.c1);
+  const std::byte* begin = job.source.contiguous(chunk.r0, chunk.r1, chunk.c0, chunk.c1);
+  if (next == nullptr || begin == nullptr) return;
+  const int64_t left = job.source.stored_bytes(chunk.r0, chunk.r1, chunk.c0, chunk.c1) - (next - begin);
+  if (left > kMapAhead) static_cast<void>(*static_cast<const volatile std::byte*>(next + kMapAhead));
 }
 
 void Converter::prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile) {

@@ -43,15 +43,20 @@ class Converter {
   Converted convert(const PreparedJob& job, const Tile& chunk, const std::atomic<bool>& cancelled);
 
  private:
-  bool look_at(const PreparedJob& job, const Tile& tile);
-  bool read(const PreparedJob& job, const Tile& tile);
+  // Whether every element of a tile fits all outputs, or need not. If not, the tile is in rows_.
+  enum class Fits { yes, no, unknown };
+
+  Fits look_at(const PreparedJob& job, const Tile& tile);
+  Fits read(const PreparedJob& job, const Tile& tile);
   bool holds(const float* x, int64_t n, double max_abs) const;
   [[noreturn]] void report(const PreparedJob& job, const Tile& tile) const;
-  void encode(const PreparedJob& job, const Tile& tile, size_t output, bool fits);
+  void encode(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits);
   void encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output);
-  void carry_over(const PreparedJob& job, const Tile& tile, size_t output, bool fits);
-  void encode_clamped(int64_t first, int64_t n, Type type, std::byte* dst);
+  void carry_over(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits);
+  const std::byte* stored(const PreparedJob& job, const Tile& tile);
+  void encode_clamped(const PreparedJob& job, const Tile& tile, Type type, std::byte* dst);
   void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
+  void map_ahead(const PreparedJob& job, const Tile& chunk, const Tile& tile) const;
   void prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile);
   void flush_if_full(size_t output);
   void put(size_t output, std::unique_ptr<WriteBuffer> next);

@@ -33,8 +33,12 @@ struct TypeKernels {
 };
 
 // Stored elements straight to those of another type, with no f32 between: the same levels in blocks of another
-// generation, or halves to blocks. Returns the number of blocks whose scales had to be rounded to be kept.
-using RecodeFn = int64_t (*)(const void* src, void* dst, int64_t n);
+// generation, or halves to blocks.
+struct Recoded {
+  int64_t rounded_blocks;  // whose scales had to be rounded to be kept
+  float largest;           // magnitude of the stored elements, as max_abs has it; NaN too where that was not looked for
+};
+using RecodeFn = Recoded (*)(const void* src, void* dst, int64_t n);
 struct Recode {
   Type from, to;
   RecodeFn run;

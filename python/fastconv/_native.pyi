@@ -298,8 +298,11 @@ def stored_max(elements: np.ndarray, type: str, isa: str = "") -> float:
 def recodes() -> list[tuple[str, str]]:
     """The pairs of types between which stored elements go straight, with no f32 between."""
 
-def recode_into(elements: np.ndarray, from_type: str, to_type: str, out: np.ndarray, isa: str = "") -> int:
-    """Recodes elements over out (both uint8, C-contiguous); returns how many blocks had their scales rounded."""
+def recode_into(elements: np.ndarray, from_type: str, to_type: str, out: np.ndarray, isa: str = "") -> tuple[int, float]:
+    """Recodes elements over out (both uint8, C-contiguous).
+
+    Returns how many blocks had their scales rounded, and the largest magnitude, NaN also where it was not looked for.
+    """
 
 def lora_add(rows: np.ndarray, b: np.ndarray, a: np.ndarray, scale: float, isa: str = "") -> None:
     """rows += scale * b @ a in place, float32, in the order of csrc/merge/lora_rows.hpp."""

@@ -112,7 +112,8 @@ void recode(Bytes& bytes) {
   int64_t first_rounded = 0;
   for (const KernelTable* table : tables()) {
     auto out = exactly<uint8_t>(row_bytes(any.to, n));
-    const int64_t rounded = table->recodes[index].run(blocks.get(), out.get(), n);
+    const Recoded recoded = table->recodes[index].run(blocks.get(), out.get(), n);
+    const int64_t rounded = recoded.rounded_blocks;
     const auto values = exactly<float>(n), expected = exactly<float>(n);
     table->of(any.to).decode(out.get(), values.get(), n);
     if (type_info(any.from).block_size == 1) {
@@ -121,9 +122,9 @@ void recode(Bytes& bytes) {
       table->of(any.from).decode(blocks.get(), stored.get(), n);
       table->of(any.to).encode(stored.get(), two_steps.get(), n);
       require(std::memcmp(out.get(), two_steps.get(), row_bytes(any.to, n)) == 0, "halves encode differently", any.to);
-      const float largest = table->of(any.from).stored_max(blocks.get(), n),
-                  expected_max = table->max_abs(stored.get(), n);
-      require(same_values(&largest, &expected_max, 1), "stored_max finds another maximum", any.from);
+      const float most = table->max_abs(stored.get(), n), found = table->of(any.from).stored_max(blocks.get(), n);
+      require(same_values(&recoded.largest, &most, 1), "recoding finds another maximum", any.from);
+      require(same_values(&found, &most, 1), "stored_max finds another maximum", any.from);
     }
     if (first) {
       table->of(any.to).decode(first.get(), expected.get(), n);
