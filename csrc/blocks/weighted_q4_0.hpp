@@ -15,13 +15,11 @@ template <class T, int kTop>
 struct WeightedScale {
   using Block = typename T::Block;
   using Search = SignedSearch<kBlock, kTop>;
-  struct Group {
-    F32 x[kBlock], weight[kBlock];
-  };
   static constexpr int kGroups = 1;
 
-  FASTCONV_INLINE static void encode_groups(const Group* group, const float* x, int n_blocks, Block* y) {
-    const auto found = Search::search(group->x, [group](int i) { return group->weight[i]; });
+  __attribute__((noinline)) static void encode_groups(const WeightedBlocks* group, const float* x, int n_blocks,
+                                                      Block* y) {
+    const auto found = Search::search(group->x, [group](int i) { return group->weight(i); });
     F16Field ds[kGroup];
     alignas(64) float inverses[kGroup];
     store(ds, found.scale);

@@ -15,18 +15,23 @@ struct WeightedScaleMin {
   using Tries = WeightedTries<kBlock, kLevels>;
   using Block = typename T::Block;
   using Search = AffineSearch<Tries>;
-  using Group = typename Search::Columns;
   static constexpr int kGroups = Search::kGroups;
 
   FASTCONV_INLINE static I32 levels(const float* x, F32 m, F32 inverse) {
     return truncate(round_even(min(max(inverse * (load(x) - m), splat(0.0f)), splat(Tries::kTop))));
   }
 
-  FASTCONV_INLINE static void encode_groups(Group* groups, const float* x, int n_blocks, Block* y) {
+  __attribute__((noinline)) static void encode_groups(const WeightedBlocks* groups, const float* x, int n_blocks,
+                                                      Block* y) {
+    typename Search::Columns columns[kGroups];
     typename Search::Found found[kGroups];
-    for (int g = 0; g < kGroups; ++g)
-      for (F32& v : groups[g].x) v = one_nan(v);
-    Search::search(groups, found);
+    for (int g = 0; g < kGroups; ++g) {
+      for (int i = 0; i < kBlock; ++i) {
+        columns[g].x[i] = one_nan(groups[g].x[i]);
+        columns[g].weight[i] = groups[g].weight(i);
+      }
+    }
+    Search::search(columns, found);
     for (int g = 0; g < kGroups; ++g) {
       F16Field ds[kGroup], ms[kGroup];
       alignas(64) float inverses[kGroup], mins[kGroup];
