@@ -79,6 +79,10 @@ class LlamaShape:
         return shapes
 
 
+# Rows that every block type divides.
+WIDE = LlamaShape(n_embd=256, n_ff=768)
+
+
 # Hugging Face's names in Meta's checkpoints; source: transformers, convert_llama_weights_to_hf.py.
 META_NAMES = {
     "model.embed_tokens": "tok_embeddings",

@@ -104,6 +104,13 @@ def write_adapter(
     return factors
 
 
+def write_wide(folder: Path) -> Path:
+    """A model of the shape WIDE, and in its folder `adapter` one for it."""
+    models.write_hf(folder, models.WIDE)
+    write_adapter(folder / "adapter", models.WIDE, rank=5)
+    return folder
+
+
 def merged(weight: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float) -> np.ndarray:
     """The documented sum: over the rank in order, every product and sum rounded to float32, then scaled and added."""
     total = np.zeros_like(weight)

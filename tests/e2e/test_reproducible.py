@@ -18,7 +18,6 @@ from fastconv import _native
 from tests import imatrices, models
 from tests.e2e.conftest import write_adapter
 
-WIDE = models.LlamaShape(n_embd=256, n_ff=768, n_head=4, n_head_kv=2)
 # Bytes by which data is moved: to odd addresses, off the vectors' alignment, into other pages.
 PADDINGS = (1, 2, 31, 4080)
 TARGETS: dict[str, dict[str, Any]] = {
@@ -32,10 +31,10 @@ TARGETS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reproducible")
-    models.write_hf(folder / "model", WIDE)
-    write_adapter(folder / "adapter", WIDE, rank=5)
+    models.write_hf(folder / "model", models.WIDE)
+    write_adapter(folder / "adapter", models.WIDE, rank=5)
     parts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    widths = {part: WIDE.n_ff if part == "ffn_down" else 256 for part in parts}
+    widths = {part: models.WIDE.n_ff if part == "ffn_down" else 256 for part in parts}
     shapes = {f"blk.{layer}.{part}.weight": (8, width) for layer in range(2) for part, width in widths.items()}
     imatrices.write_gguf(folder / "imatrix.gguf", imatrices.random_entries(shapes))
     return folder

@@ -14,19 +14,9 @@ import pytest
 
 from fastconv import _native
 from tests import models
-from tests.e2e.conftest import write_adapter
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 TYPES = ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k")
-WIDE = models.LlamaShape(n_embd=256, n_ff=768, n_head=4, n_head_kv=2)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("same") / "model"
-    models.write_hf(folder, WIDE)
-    write_adapter(folder / "adapter", WIDE, rank=5)
-    return folder
 
 
 def files_of(run_cli: Cli, model: Path, target: Path, *more: str, **environment: str) -> dict[str, bytes]:
@@ -38,32 +28,32 @@ def files_of(run_cli: Cli, model: Path, target: Path, *more: str, **environment:
     return {file.name: file.read_bytes() for file in target.iterdir()}
 
 
-def test_every_instruction_set_and_thread_count(run_cli: Cli, model: Path, tmp_path: Path) -> None:
-    first = files_of(run_cli, model, tmp_path / "first")
+def test_every_instruction_set_and_thread_count(run_cli: Cli, wide_model: Path, tmp_path: Path) -> None:
+    first = files_of(run_cli, wide_model, tmp_path / "first")
     assert first.keys() == {f"{name}.gguf" for name in TYPES}
     assert len(_native.isas()) >= 1
     for isa in _native.isas():
-        assert files_of(run_cli, model, tmp_path / isa, FASTCONV_ISA=isa) == first, isa
+        assert files_of(run_cli, wide_model, tmp_path / isa, FASTCONV_ISA=isa) == first, isa
     for threads in ("1", "3", "16"):
-        assert files_of(run_cli, model, tmp_path / threads, "--concurrency", threads) == first, threads
+        assert files_of(run_cli, wide_model, tmp_path / threads, "--concurrency", threads) == first, threads
 
 
-def test_no_sync_gives_the_same_files(run_cli: Cli, model: Path, tmp_path: Path) -> None:
-    synced = files_of(run_cli, model, tmp_path / "synced", "--checksum")
-    assert files_of(run_cli, model, tmp_path / "unsynced", "--checksum", "--no-sync") == synced
-    done = run_cli("convert", model, "-o", tmp_path / "m.gguf", "--resume", "--no-sync")
+def test_no_sync_gives_the_same_files(run_cli: Cli, wide_model: Path, tmp_path: Path) -> None:
+    synced = files_of(run_cli, wide_model, tmp_path / "synced", "--checksum")
+    assert files_of(run_cli, wide_model, tmp_path / "unsynced", "--checksum", "--no-sync") == synced
+    done = run_cli("convert", wide_model, "-o", tmp_path / "m.gguf", "--resume", "--no-sync")
     assert done.returncode == 2
     assert "--resume goes on from what is on the disk" in done.stderr
     for options in ((), ("--no-sync",)):
-        done = run_cli("convert", model, "--to", "hf", "-o", tmp_path / "-".join(("hf", *options)), *options)
+        done = run_cli("convert", wide_model, "--to", "hf", "-o", tmp_path / "-".join(("hf", *options)), *options)
         assert done.returncode == 0, done.stderr
     whole, unsynced = (sorted((tmp_path / name).iterdir()) for name in ("hf", "hf---no-sync"))
     assert [file.name for file in whole] == [file.name for file in unsynced]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(whole, unsynced, strict=True))
 
 
-def test_an_unknown_instruction_set_is_named(run_cli: Cli, model: Path, tmp_path: Path) -> None:
-    done = run_cli("convert", model, "-o", tmp_path / "out.gguf", FASTCONV_ISA="mmx")
+def test_an_unknown_instruction_set_is_named(run_cli: Cli, wide_model: Path, tmp_path: Path) -> None:
+    done = run_cli("convert", wide_model, "-o", tmp_path / "out.gguf", FASTCONV_ISA="mmx")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     for word in ("FASTCONV_ISA", "mmx", *_native.isas()):

@@ -13,7 +13,6 @@ import pytest
 
 import fastconv
 from tests import models
-from tests.e2e.conftest import write_adapter
 from tests.resume.control_groups import Group, NoGroupError, control_group
 from tests.resume.interrupted import contents
 
@@ -23,7 +22,6 @@ pytestmark = [
 ]
 
 MB = 1 << 20
-SMALL = models.LlamaShape(n_embd=256, n_ff=768, n_layer=2, n_head=4, n_head_kv=2)
 # 80 MB, most of which has to leave memory again.
 LARGE = models.LlamaShape(n_embd=1024, n_ff=2816, n_layer=3, n_head=8, n_head_kv=8)
 # What a line says of the group: found, and needed.
@@ -40,14 +38,6 @@ def group() -> Iterator[Group]:
             yield made
     except NoGroupError as reason:
         pytest.skip(f"no control group can be made here: {reason}")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("group") / "model"
-    models.write_hf(folder, SMALL)
-    write_adapter(folder / "adapter", SMALL, rank=5)
-    return folder
 
 
 def needed_by(done: subprocess.CompletedProcess[str], limit: int, out: Path) -> int | None:
@@ -107,12 +97,14 @@ CONVERT: list[str | Path] = [sys.executable, "-m", "fastconv", "convert"]
         ),
     ],
 )
-def test_a_file_or_a_line(group: Group, model: Path, tmp_path: Path, options: list[str], limits: list[int]) -> None:
-    options = [str(model / "adapter") if option == "adapter" else option for option in options]
-    lora = [str(model / "adapter")] if "--lora" in options else []
-    fastconv.convert(model, tmp_path / "whole.gguf", outtype=options[1], lora=lora)
+def test_a_file_or_a_line(
+    group: Group, wide_model: Path, tmp_path: Path, options: list[str], limits: list[int]
+) -> None:
+    options = [str(wide_model / "adapter") if option == "adapter" else option for option in options]
+    lora = [str(wide_model / "adapter")] if "--lora" in options else []
+    fastconv.convert(wide_model, tmp_path / "whole.gguf", outtype=options[1], lora=lora)
     truth = (tmp_path / "whole.gguf").read_bytes()
-    check(group, [*CONVERT, model, *options], tmp_path / "out" / "m.gguf", truth, [n * MB for n in limits])
+    check(group, [*CONVERT, wide_model, *options], tmp_path / "out" / "m.gguf", truth, [n * MB for n in limits])
 
 
 @pytest.mark.slow
@@ -125,9 +117,9 @@ def test_inputs_larger_than_the_group(group: Group, tmp_path: Path) -> None:
     check(group, [*CONVERT, tmp_path / "model", "--outtype", "q8_0"], tmp_path / "out" / "m.gguf", truth, limits)
 
 
-def test_what_others_in_the_group_hold(group: Group, model: Path, tmp_path: Path) -> None:
+def test_what_others_in_the_group_hold(group: Group, wide_model: Path, tmp_path: Path) -> None:
     """Memory of another process cannot be had, however large the group."""
-    fastconv.convert(model, tmp_path / "whole.gguf", outtype="q4_0")
+    fastconv.convert(wide_model, tmp_path / "whole.gguf", outtype="q4_0")
     group.set_limit(300 * MB)
     other = subprocess.Popen(
         [sys.executable, "-c", f"held = bytes({100 * MB}).replace(b'\\0', b'x'); print(flush=True); input()"],
@@ -140,7 +132,7 @@ def test_what_others_in_the_group_hold(group: Group, model: Path, tmp_path: Path
         other.stdout.readline()
         out = tmp_path / "out" / "m.gguf"
         out.parent.mkdir()
-        command = [*CONVERT, model, "--outtype", "q4_0", "-o", out, "--quiet"]
+        command = [*CONVERT, wide_model, "--outtype", "q4_0", "-o", out, "--quiet"]
         done = group.run(command, 125 * MB)
         told = REFUSAL.fullmatch(done.stderr)
         assert told, done
@@ -153,7 +145,7 @@ def test_what_others_in_the_group_hold(group: Group, model: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_vocabulary_that_needs_more_than_the_model(group: Group, tmp_path: Path) -> None:
-    shape = replace(SMALL, n_vocab=60_000, n_embd=64, n_ff=128, n_layer=1)
+    shape = replace(models.WIDE, n_vocab=60_000, n_embd=64, n_ff=128, n_layer=1)
     models.write_hf(tmp_path / "model", shape, tokenizer=False)
     words = [f"{i:x}".encode() for i in range(shape.n_vocab)]
     (tmp_path / "model" / "tokenizer.json").write_bytes(
@@ -173,7 +165,7 @@ def test_a_vocabulary_that_needs_more_than_the_model(group: Group, tmp_path: Pat
 
 @pytest.mark.slow
 def test_tokenizer_files_made_of_a_vocabulary(group: Group, tmp_path: Path) -> None:
-    models.write_hf(tmp_path / "model", replace(SMALL, n_vocab=4000))
+    models.write_hf(tmp_path / "model", replace(models.WIDE, n_vocab=4000))
     fastconv.convert(tmp_path / "model", tmp_path / "m.gguf", outtype="f16")
     fastconv.convert(tmp_path / "m.gguf", tmp_path / "whole", to="hf")
     out = tmp_path / "out" / "m"

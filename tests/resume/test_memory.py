@@ -17,39 +17,28 @@ from fastconv.adapter.delta import LoraDelta
 from fastconv.errors import PlanError, UsageError
 from fastconv.plan.job import TensorJob
 from tests import models
-from tests.e2e.conftest import write_adapter
 from tests.engine.tensors import Disk, in_memory, job, values
 
-SHAPE = models.LlamaShape(n_embd=256, n_ff=768, n_layer=2, n_head=4, n_head_kv=2)
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("memory") / "model"
-    models.write_hf(folder, SHAPE)
-    write_adapter(folder / "adapter", SHAPE, rank=5)
-    return folder
-
-
-def test_too_little_is_refused_with_what_is_needed(model: Path, tmp_path: Path) -> None:
-    options = {"outtype": "q4_0,q8_0", "lora": model / "adapter", "threads": 4}
+def test_too_little_is_refused_with_what_is_needed(wide_model: Path, tmp_path: Path) -> None:
+    options = {"outtype": "q4_0,q8_0", "lora": wide_model / "adapter", "threads": 4}
     with pytest.raises(PlanError, match="--max-memory is too little") as raised:
-        fastconv.convert(model, tmp_path / "{type}.gguf", max_memory="100K", **options)
+        fastconv.convert(wide_model, tmp_path / "{type}.gguf", max_memory="100K", **options)
     assert list(tmp_path.iterdir()) == []
     least = int(str(raised.value.expected).removeprefix("at least "))
     with pytest.raises(PlanError):
-        fastconv.convert(model, tmp_path / "{type}.gguf", max_memory=least - 1, **options)
+        fastconv.convert(wide_model, tmp_path / "{type}.gguf", max_memory=least - 1, **options)
     written = set()
     for bound in (least, least + 1, 2 * least, "64M", None):
-        fastconv.convert(model, tmp_path / "{type}.gguf", max_memory=bound, overwrite=True, **options)
+        fastconv.convert(wide_model, tmp_path / "{type}.gguf", max_memory=bound, overwrite=True, **options)
         written.add(tuple((tmp_path / f"{name}.gguf").read_bytes() for name in ("q4_0", "q8_0")))
     assert len(written) == 1
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "much", "1.5X"])
-def test_what_is_no_size(model: Path, tmp_path: Path, text: str) -> None:
+def test_what_is_no_size(wide_model: Path, tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError):
-        fastconv.convert(model, tmp_path / "m.gguf", max_memory=text)
+        fastconv.convert(wide_model, tmp_path / "m.gguf", max_memory=text)
 
 
 # Peak anonymous memory of a run beyond what the process had before, in bytes.
@@ -124,11 +113,12 @@ def test_least_memory_grows_with_what_a_merge_holds() -> None:
 
 @pytest.mark.memory
 @pytest.mark.parametrize("megabytes", [24, 180, 230, 280, 700])
-def test_a_limit_of_address_space_ends_in_a_file_or_a_line(model: Path, tmp_path: Path, megabytes: int) -> None:
+def test_a_limit_of_address_space_ends_in_a_file_or_a_line(wide_model: Path, tmp_path: Path, megabytes: int) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
 
-    command = [sys.executable, "-m", "fastconv", "convert", model, "--outtype", "q4_0", "--lora", model / "adapter"]
+    command = [sys.executable, "-m", "fastconv", "convert", wide_model, "--outtype", "q4_0"]
+    command += ["--lora", wide_model / "adapter"]
     done = subprocess.run(
         [*map(str, command), "-o", str(tmp_path / "m.gguf"), "--concurrency", "8", "--quiet"],
         preexec_fn=limit,
@@ -138,7 +128,7 @@ def test_a_limit_of_address_space_ends_in_a_file_or_a_line(model: Path, tmp_path
     )
     if done.returncode == 0:
         assert done.stderr == ""
-        fastconv.convert(model, tmp_path / "whole.gguf", outtype="q4_0", lora=model / "adapter")
+        fastconv.convert(wide_model, tmp_path / "whole.gguf", outtype="q4_0", lora=wide_model / "adapter")
         assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
     else:
         assert done.returncode == 1
@@ -151,7 +141,7 @@ def test_a_limit_of_address_space_ends_in_a_file_or_a_line(model: Path, tmp_path
 
 
 @pytest.mark.memory
-def test_an_input_larger_than_the_address_space_says_so(model: Path, tmp_path: Path) -> None:
+def test_an_input_larger_than_the_address_space_says_so(wide_model: Path, tmp_path: Path) -> None:
     from tests.resume.sparse import write_sparse
 
     write_sparse(tmp_path / "model", models.LlamaShape(n_embd=8192, n_ff=49152, n_layer=1, n_head=64, n_head_kv=64))
@@ -203,14 +193,14 @@ assert run.wait(60)
 # The second process is one that holds more than any run takes, as a caller that has imported much does.
 @pytest.mark.parametrize("own_bytes", [50 << 20, 3 << 30])
 def test_a_control_group_bounds_scratch(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_bytes: int
+    wide_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_bytes: int
 ) -> None:
-    fastconv.convert(model, tmp_path / "whole.gguf", outtype="q4_0")
+    fastconv.convert(wide_model, tmp_path / "whole.gguf", outtype="q4_0")
     with monkeypatch.context() as patch:
         patch.setattr(control_group, "own_bytes", lambda: own_bytes)
         patch.setattr(control_group, "memory_values", lambda *_: [(own_bytes + (16 << 20), own_bytes)])
         with pytest.raises(PlanError, match="control group leaves is too little for this conversion") as raised:
-            fastconv.convert(model, tmp_path / "m.gguf", outtype="q4_0")
+            fastconv.convert(wide_model, tmp_path / "m.gguf", outtype="q4_0")
         assert not (tmp_path / "m.gguf").exists()
         needed = int(str(raised.value.expected).removeprefix("at least "))
         assert needed > own_bytes
@@ -219,7 +209,7 @@ def test_a_control_group_bounds_scratch(
         bounds = []
         real = engine.run
         patch.setattr(engine, "run", lambda *a, **k: bounds.append(k["max_memory"]) or real(*a, **k))
-        fastconv.convert(model, tmp_path / "m.gguf", outtype="q4_0")
+        fastconv.convert(wide_model, tmp_path / "m.gguf", outtype="q4_0")
     assert 0 < bounds[0] < 16 << 20
     assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 

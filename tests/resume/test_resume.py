@@ -18,24 +18,20 @@ from fastconv import _native
 from fastconv.errors import NonFiniteError, OutputError
 from fastconv.layout import provenance, run_facts
 from tests import imatrices, models
-from tests.e2e.conftest import write_adapter
+from tests.e2e.conftest import write_adapter, write_wide
+from tests.models import WIDE
 from tests.resume.interrupted import contents, resume_note, stop
-
-SHAPE = models.LlamaShape(n_embd=256, n_ff=768, n_layer=2, n_head=4, n_head_kv=2)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    models.write_hf(folder, SHAPE)
-    write_adapter(folder / "adapter", SHAPE, rank=5)
-    return folder
+    return write_wide(tmp_path / "model")
 
 
 def write_imatrix(path: Path) -> Path:
     from tests.e2e.conftest import gguf_name
 
-    shapes = {gguf_name(name, SHAPE.n_layer): shape for name, shape in SHAPE.tensor_shapes().items() if len(shape) > 1}
+    shapes = {gguf_name(name, WIDE.n_layer): shape for name, shape in WIDE.tensor_shapes().items() if len(shape) > 1}
     imatrices.write_gguf(path, imatrices.random_entries({k: v for k, v in shapes.items() if k.startswith("blk")}))
     return path
 
@@ -167,7 +163,7 @@ def touch(path: Path) -> None:
 
 CHANGES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], dict[str, Any] | None], str]] = {
     "weights touched": (lambda m, _: touch(m / "model.safetensors"), "model.safetensors changed"),
-    "weights rewritten": (lambda m, _: models.write_hf(m, SHAPE, seed=1) and None, "model.safetensors changed"),
+    "weights rewritten": (lambda m, _: models.write_hf(m, WIDE, seed=1) and None, "model.safetensors changed"),
     "weights replaced": (
         lambda m, _: (
             ((m / "copy").write_bytes((m / "model.safetensors").read_bytes()) and None)
@@ -176,11 +172,11 @@ CHANGES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], dict[str, Any] | N
         "model.safetensors changed",
     ),
     "adapter changed": (
-        lambda m, _: write_adapter(m / "adapter", SHAPE, rank=5, seed=9) and None,
+        lambda m, _: write_adapter(m / "adapter", WIDE, rank=5, seed=9) and None,
         "adapter_model.safetensors changed",
     ),
     "other adapter": (
-        lambda m, _: write_adapter(m / "other", SHAPE, rank=5) and {"lora": m / "other"},
+        lambda m, _: write_adapter(m / "other", WIDE, rank=5) and {"lora": m / "other"},
         "other/adapter_model.safetensors is new",
     ),
     "no adapter": (lambda m, _: {"lora": ()}, "adapter_model.safetensors is no longer read"),
@@ -347,9 +343,9 @@ def test_a_run_without_resume_neither_uses_nor_leaves_it(model: Path, tmp_path: 
 
 
 def test_a_bad_value_leaves_nothing_to_resume(tmp_path: Path) -> None:
-    tensors = models.random_tensors(SHAPE)
+    tensors = models.random_tensors(WIDE)
     tensors["model.norm.weight"][3] = float("nan")
-    models.write_hf(tmp_path / "model", SHAPE, tensors=tensors)
+    models.write_hf(tmp_path / "model", WIDE, tensors=tensors)
     before = names_in(tmp_path)
     for name, options in (("m.gguf", {}), ("m", {"to": "hf"})):
         with pytest.raises(NonFiniteError):

@@ -29,9 +29,6 @@ def check_limits() -> None:
     limits = [limit for limit in limits if limit != resource.RLIM_INFINITY]
     if not limits:
         return
-    from fastconv import _native
-
-    _native.share_one_arena()
     try:
         mmap.mmap(-1, _NEEDED_BYTES).close()
     except (OSError, MemoryError):
@@ -40,3 +37,7 @@ def check_limits() -> None:
             found=f"{min(limits) >> 10} kB",
             expected=f"{_NEEDED_BYTES >> 10} kB more than Python takes, and the size of the inputs",
         ) from None
+    # Loaded only now: it is itself among what needs the room.
+    from fastconv import _native
+
+    _native.share_one_arena()
