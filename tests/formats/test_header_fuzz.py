@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,19 +16,8 @@ from hypothesis import strategies as st
 from fastconv.checkpoint import LazyTensor, open_checkpoint
 from fastconv.checkpoint.foreign_types import ELEMENT_BITS
 from fastconv.errors import CheckpointError
-from tests.formats.format_builders import (
-    PickleBuilder,
-    ZipBuilder,
-    entry,
-    ggjt_bytes,
-    gguf_bytes,
-    gguf_record,
-    gguf_string,
-    gguf_value,
-    safetensors_bytes,
-)
-
-VALUES = np.arange(32, dtype="<f4").tobytes()
+from tests.formats.format_builders import ZipBuilder
+from tests.fuzz.seeds import SEEDS, VALUES
 
 
 def torch_zip() -> bytes:
@@ -41,31 +29,13 @@ def torch_zip() -> bytes:
     return file.getvalue()
 
 
-def zip64() -> bytes:
-    pickle = PickleBuilder().state_dict("w", PickleBuilder().tensor("0", 32, [4, 8], [8, 1]))
-    return ZipBuilder().add("a/data.pkl", pickle).add("a/data/0", VALUES).bytes(zip64=True)
-
-
-def gguf() -> bytes:
-    strings = (8).to_bytes(4, "little") + (2).to_bytes(8, "little") + gguf_string("a") + gguf_string("bc")
-    values = [gguf_value("k", 8, gguf_string("text")), gguf_value("l", 9, strings)]
-    records = [gguf_record("x", [8, 2], 0, 0), gguf_record("y", [32], 8, 64)]
-    return gguf_bytes(values, records, VALUES)
-
-
 VALID: dict[str, Callable[[], bytes]] = {
-    "safetensors": lambda: safetensors_bytes({"x": entry("F32", [4, 8], 0, 128), "e": entry("I8", [0], 0, 0)}, VALUES),
+    "safetensors": lambda: SEEDS["safetensors"]()[0],
     "torch zip": torch_zip,
-    "zip64": zip64,
-    "gguf": gguf,
-    "ggjt": lambda: ggjt_bytes([("tok_embeddings.weight", [32, 1], 0, VALUES), ("w", [32], 8, bytes(34))]),
-    "ggml": lambda: ggjt_bytes(
-        [("tok_embeddings.weight", [32, 1], 0, VALUES), ("w", [32, 8], 2, bytes(160))],
-        magic=b"lmgg",
-        version=None,
-        scores=False,
-        aligned=False,
-    ),
+    "zip64": lambda: SEEDS["torch_zip"]()[1],
+    "gguf": lambda: SEEDS["gguf"]()[0],
+    "ggjt": lambda: SEEDS["ggjt"]()[0],
+    "ggml": lambda: SEEDS["ggjt"]()[2],
 }
 BYTES = st.sampled_from([0, 1, 2, 0x28, 0x2E, 0x52, 0x63, 0x71, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)
 
@@ -105,8 +75,7 @@ def test_damaged_parses_or_is_refused(name: str, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_damaged_pickle_parses_or_is_refused(data: st.DataObject) -> None:
     """The pickle alone, in a sound archive: its CRC hides it from the other test."""
-    tensor = PickleBuilder().tensor("0", 32, [4, 8], [8, 1])
-    raw = bytearray(PickleBuilder().state_dict("w", tensor))
+    raw = bytearray(SEEDS["pickle"]()[0])
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(raw) - 1))
         raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))

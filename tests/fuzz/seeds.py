@@ -75,9 +75,9 @@ def _gguf_model() -> bytes:
 
 
 def _gguf() -> list[bytes]:
-    values = [gguf_value("k", 8, gguf_string("text")), gguf_value("l", 9, _array(8, [gguf_string("a")]))]
-    values += [
-        gguf_value(f"s{kind}", kind, bytes(8)[: {0: 1, 1: 1, 2: 2, 3: 2, 7: 1}.get(kind, 4)]) for kind in range(8)
+    values = [
+        gguf_value("k", 8, gguf_string("text")),
+        gguf_value("l", 9, _array(8, [gguf_string("a"), gguf_string("bc")])),
     ]
     sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
     values += [gguf_value(f"s{kind}", kind, bytes(size)) for kind, size in sizes.items()]

@@ -32,7 +32,7 @@ BLOCKS = [
 IQ3 = ["iq3_s", "iq3_xxs"]
 IQ2 = ["iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"]
 # The wheel's ggml adds up the splits of a block in another order than that of llama.cpp b11434, which is ours:
-# tests/kernels/test_iq2.py has what b11434 writes.
+# tests/kernels/test_iq1.py has what b11434 writes.
 OF_ANOTHER_RELEASE = ("iq1_m",)
 
 

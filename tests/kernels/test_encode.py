@@ -15,7 +15,7 @@ from tests.oracle import blocks as oracle
 TYPES = ggml.TYPES
 STORED_BY_GGML = ["f16", "bf16", *ggml.BLOCKS]
 OLD = ["q4_0_v1", "q4_1_v1", "q5_0_v1", "q5_1_v1", "q8_0_v1", "q4_0_v2", "q4_1_v2"]
-# Those with grids have rows of their own in test_iq3.py and test_iq2.py.
+# Those with grids have rows of their own in grids.py.
 ENCODED = [name for name, info in TYPES.items() if info.encodes and name not in (*ggml.IQ3, *ggml.IQ2)]
 
 
