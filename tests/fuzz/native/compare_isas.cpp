@@ -117,8 +117,7 @@ bool compare(Type type, const std::vector<const KernelTable*>& tables, Random& r
   const TypeInfo& info = type_info(type);
   const int64_t n_cols = batch.n / 4;
   Noise noise(random);
-  if (info.max_abs > 0)
-    fill_values(random, noise, batch, info.block_size > 1 ? info.block_size : 32, info.max_abs);
+  if (info.max_abs > 0) fill_values(random, noise, batch, info.block_size > 1 ? info.block_size : 32, info.max_abs);
   noise.words(batch.words.data(), batch.n);
   for (int64_t i = 0; i < n_cols; ++i) {
     const uint32_t word = batch.words[i];
