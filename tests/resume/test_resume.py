@@ -16,7 +16,7 @@ import pytest
 import fastconv
 from fastconv import _native
 from fastconv.errors import NonFiniteError, OutputError
-from fastconv.layout import provenance, run_facts
+from fastconv.layout import output_folder, provenance, run_facts
 from tests import imatrices, models
 from tests.e2e.conftest import write_adapter, write_wide
 from tests.models import WIDE
@@ -119,6 +119,34 @@ def test_interrupted_while_files_of_a_folder_take_their_names(model: Path, tmp_p
     assert resume_note(result).endswith(": 21 of 21 pieces were done")
     whole = {name: data for name, data in contents(tmp_path / "whole").items() if not name.endswith(".sha256")}
     assert contents(tmp_path / "target") == whole
+
+
+def test_a_folder_that_came_to_be_there_leaves_no_other(model: Path, tmp_path: Path) -> None:
+    """The one that was filled while the target was missing can take its name no more."""
+    target = tmp_path / "out" / "m"
+    target.parent.mkdir()
+    fastconv.convert(model, tmp_path / "whole", to="hf", outtype="f16")
+    stop(7, model, target, to="hf", outtype="f16")
+    target.mkdir()
+    fastconv.convert(model, target, to="hf", outtype="f16", resume=True)
+    assert [path.name for path in target.parent.iterdir()] == ["m"]
+    assert contents(target) == contents(tmp_path / "whole")
+
+
+def test_a_disk_that_cannot_say_whether_the_folder_is_there(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken for missing, another one would be filled that cannot take its name."""
+    target = tmp_path / "m"
+    target.mkdir()
+
+    def is_folder(path: object) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(output_folder, "is_folder", is_folder)
+    with pytest.raises(OutputError, match="Input/output error"):
+        fastconv.convert(model, target, to="hf", outtype="f16", resume=True)
+    assert not (tmp_path / ".m.resume-partial").exists()
 
 
 @pytest.mark.parametrize("place", [0, 1000, 0.3, 0.5, 0.9, -1])

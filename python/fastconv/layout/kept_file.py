@@ -99,12 +99,12 @@ def forget_kept(targets: Sequence[str]) -> None:
 def remove_kept(targets: Sequence[str]) -> None:
     """Removes the unfinished outputs, files or folders, of interrupted runs.
 
-    Raises OutputError where another run is at one of them.
+    Raises OutputError where another run is at one of them, or it cannot be read.
     """
     for path in dict.fromkeys(kept_name(target) for target in targets):
         if os.path.isdir(path) and not os.path.islink(path):
-            for entry in os.scandir(path):
-                os.close(_held(entry.path))
+            for entry in _entries(path):
+                os.close(_held(os.path.join(path, entry)))
             shutil.rmtree(path, ignore_errors=True)
         elif os.path.lexists(path):
             _remove(path)
@@ -118,6 +118,13 @@ def _remove(path: str) -> None:
     descriptor = _held(path)
     unlink_locked(path, descriptor)
     os.close(descriptor)
+
+
+def _entries(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError as error:
+        raise OutputError(f"cannot be removed ({error.strerror})", file=path) from None
 
 
 def _held(path: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
@@ -60,6 +61,9 @@ class KeptRun:
 
     def finish(self) -> None:
         """The outputs have their names."""
+        # A folder that was missing when it was begun, and is there now, is not the one that was filled.
+        with contextlib.suppress(OutputError):
+            remove_kept(self._targets)
         self._journal.finish()
 
     def __enter__(self) -> KeptRun:

@@ -16,6 +16,7 @@ from fastconv.layout.leftovers import lock, remove_leftovers, temporary_name
 from fastconv.layout.output_file import write_error
 from fastconv.layout.rename import rename_new
 from fastconv.layout.sha256_file import SUFFIX
+from fastconv.paths import is_folder
 
 
 class OutputFolder:
@@ -39,9 +40,9 @@ class OutputFolder:
     def open(self) -> None:
         """Make the temporary folder, unless the folder exists. Raises OutputError if it cannot be made."""
         remove_leftovers(self.folder, self._name)
-        if os.path.isdir(self.path):
-            return remove_leftovers(self.path)
         try:
+            if is_folder(self.path):
+                return remove_leftovers(self.path)
             if self._is_kept:
                 return self._open_kept()
             while self._fd < 0:
