@@ -298,7 +298,9 @@ def stored_max(elements: np.ndarray, type: str, isa: str = "") -> float:
 def recodes() -> list[tuple[str, str]]:
     """The pairs of types between which stored elements go straight, with no f32 between."""
 
-def recode_into(elements: np.ndarray, from_type: str, to_type: str, out: np.ndarray, isa: str = "") -> tuple[int, float]:
+def recode_into(
+    elements: np.ndarray, from_type: str, to_type: str, out: np.ndarray, isa: str = ""
+) -> tuple[int, float]:
     """Recodes elements over out (both uint8, C-contiguous).
 
     Returns how many blocks had their scales rounded, and the largest magnitude, NaN also where it was not looked for.
