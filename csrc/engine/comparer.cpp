@@ -90,9 +90,7 @@ void Comparer::encode(const PreparedJob& job, const Tile& tile, const float* row
   const int64_t n_cols = job.source.n_cols();
   if (job.copies[0]) return job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
   if (job.recodes[0] != nullptr) {
-    std::byte* levels = grown(levels_, row_bytes(job.job.source.pieces[0].type, tile.elements()));
-    job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, levels);
-    job.recodes[0](levels, dst, tile.elements());
+    job.source.recode(tile.r0, tile.r1, tile.c0, tile.c1, job.recodes[0], type, dst);
     return;
   }
   const TypeKernels& kernels = kernels_.of(type);

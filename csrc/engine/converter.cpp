@@ -137,20 +137,12 @@ void Converter::carry_over(const PreparedJob& job, const Tile& tile, size_t outp
   if (job.copies[output]) {
     job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
   } else {
-    const Recoded recoded = job.recodes[output](stored(job, tile), dst, n);
+    const Recoded recoded = job.source.recode(tile.r0, tile.r1, tile.c0, tile.c1, job.recodes[output], type, dst);
     rounded_blocks_ += recoded.rounded_blocks;
     if (fits == Fits::unknown && !(static_cast<double>(recoded.largest) <= job.max_abs)) fits = read(job, tile);
   }
   if (fits == Fits::no) encode_clamped(job, tile, type, dst);
   flush_if_full(output);
-}
-
-const std::byte* Converter::stored(const PreparedJob& job, const Tile& tile) {
-  if (const std::byte* there = job.source.contiguous(tile.r0, tile.r1, tile.c0, tile.c1)) return there;
-  const int64_t bytes = row_bytes(job.job.source.pieces[0].type, tile.elements());
-  stored_.resize(std::max(stored_.size(), static_cast<size_t>(bytes)));
-  job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, stored_.data());
-  return stored_.data();
 }
 
 // Of the tile, which is in rows_ and encoded in dst, what does not fit. Nothing else: what becomes of a block must not

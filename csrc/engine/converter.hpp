@@ -53,7 +53,6 @@ class Converter {
   void encode(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits);
   void encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output);
   void carry_over(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits);
-  const std::byte* stored(const PreparedJob& job, const Tile& tile);
   void encode_clamped(const PreparedJob& job, const Tile& tile, Type type, std::byte* dst);
   void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
   void map_ahead(const PreparedJob& job, const Tile& chunk, const Tile& tile) const;
@@ -66,7 +65,6 @@ class Converter {
   const KernelTable& kernels_;
   const bool sums_;
   std::vector<float> rows_, clamped_;
-  std::vector<std::byte> stored_;
   std::vector<std::unique_ptr<WriteBuffer>> pending_;  // per output
   std::vector<Xxh64> checksums_;                       // per output, of what was put
   int64_t rounded_blocks_ = 0;

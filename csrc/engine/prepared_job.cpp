@@ -45,10 +45,11 @@ PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t t
   for (const Output& output : job.outputs) {
     copies.push_back(!merger && source.stored_as(output.type));
     const bool same = !merger && !pieces.empty() && source.stored_as(pieces[0].type);
-    // Blocks of a type with the same levels are kept whatever counts how much.
+    const bool in_blocks = source.in_blocks(type_info(output.type).block_size);
+    recodes.push_back(same && in_blocks ? kernels.recode(pieces[0].type, output.type) : nullptr);
+    // Importance decides about what is encoded, not about levels that are kept.
     const bool weighs = importance && kernels.of(output.type).encode_weighted != nullptr;
-    const bool recodes_it = same && !(weighs && type_info(pieces[0].type).block_size == 1);
-    recodes.push_back(recodes_it ? kernels.recode(pieces[0].type, output.type) : nullptr);
+    if (weighs && type_info(pieces[0].type).block_size == 1) recodes.back() = nullptr;
     needs_rows = needs_rows || !(copies.back() || recodes.back() != nullptr);
     // What is copied and cannot be encoded has no limit of its own.
     if (type_info(output.type).max_abs > 0) max_abs = std::min(max_abs, type_info(output.type).max_abs);
@@ -64,8 +65,6 @@ ScratchBytes PreparedJob::scratch_bytes() const {
     scratch.shared = merger->shared_bytes();
   }
   if (importance) scratch.of_thread += 2 * source.n_cols() * static_cast<int64_t>(sizeof(float));
-  if (std::any_of(recodes.begin(), recodes.end(), [](RecodeFn recode) { return recode != nullptr; }))
-    scratch.of_thread += row_bytes(job.source.pieces[0].type, n);
   for (const Output& output : job.outputs) scratch.piece = std::max(scratch.piece, row_bytes(output.type, n));
   return scratch;
 }

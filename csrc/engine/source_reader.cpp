@@ -45,6 +45,9 @@ void pack(const std::byte* src, int element_bytes, int64_t stride, int64_t n, st
   }
 }
 
+// NaN if either is.
+float larger(float a, float b) { return a <= b || std::isnan(b) ? b : a; }
+
 // One piece, whole rows one after the other.
 bool is_contiguous(const Source& source) {
   if (source.pieces.size() != 1 || !source.rows.empty() || is_planar(source.pieces[0].type)) return false;
@@ -97,6 +100,12 @@ bool SourceReader::stored_as(Type type) const {
                      [type](const Piece& piece) { return piece.type == type && piece.col_stride == 1; });
 }
 
+bool SourceReader::in_blocks(int64_t block_size) const {
+  return std::all_of(source_.pieces.begin(), source_.pieces.end(), [block_size](const Piece& piece) {
+    return piece.col % block_size == 0 && piece.n_cols % block_size == 0;
+  });
+}
+
 const SourceReader::Band& SourceReader::band_of(int64_t stored_row) const {
   return *std::prev(std::upper_bound(bands_.begin(), bands_.end(), stored_row,
                                      [](int64_t row, const Band& band) { return row < band.begin; }));
@@ -146,8 +155,7 @@ float SourceReader::stored_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1) c
                        if (of_stored == nullptr || piece.col_stride != 1) most = std::nanf("");
                        if (n_cols == piece.row_stride) n_cols *= n_rows, n_rows = 1;
                        for (int64_t i = 0; i < n_rows && most == most; ++i) {
-                         const float next = of_stored(element(piece, row + i, col), n_cols);
-                         most = next <= most ? most : next;
+                         most = larger(most, of_stored(element(piece, row + i, col), n_cols));
                        }
                      });
   return most;
@@ -183,6 +191,23 @@ void SourceReader::decode_strided(const Piece& piece, int64_t row, int64_t n_row
       released = walked;
     }
   }
+}
+
+Recoded SourceReader::recode(int64_t r0, int64_t r1, int64_t c0, int64_t c1, RecodeFn function, Type to,
+                             std::byte* dst) const {
+  Recoded all{0, 0};
+  for_each_rectangle(r0, r1, c0, c1,
+                     [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t at) {
+                       const bool one_run = n_cols == piece.row_stride && n_cols == c1 - c0;
+                       const int64_t n_runs = one_run ? 1 : n_rows, size = one_run ? n_rows * n_cols : n_cols;
+                       for (int64_t i = 0; i < n_runs; ++i) {
+                         std::byte* out = dst + fastconv::row_bytes(to, at + i * (c1 - c0));
+                         const Recoded run = function(element(piece, row + i, col), out, size);
+                         all.rounded_blocks += run.rounded_blocks;
+                         all.largest = larger(all.largest, run.largest);
+                       }
+                     });
+  return all;
 }
 
 void SourceReader::copy(int64_t r0, int64_t r1, int64_t c0, int64_t c1, std::byte* dst) const {

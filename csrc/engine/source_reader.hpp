@@ -50,6 +50,13 @@ class SourceReader {
   // That magnitude alone, from the elements as stored; NaN too where they must be decoded to be compared.
   float stored_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const;
 
+  // Whether every piece begins and ends at blocks of so many elements.
+  bool in_blocks(int64_t block_size) const;
+
+  // The same elements by a function that takes them as stored, in runs, to elements of another type. Needs
+  // stored_as(the function's type) and in_blocks(of the other).
+  Recoded recode(int64_t r0, int64_t r1, int64_t c0, int64_t c1, RecodeFn function, Type to, std::byte* dst) const;
+
   // The same elements as stored. Needs stored_as(their type).
   void copy(int64_t r0, int64_t r1, int64_t c0, int64_t c1, std::byte* dst) const;
 
