@@ -20,6 +20,8 @@ struct Q6_K {
   static_assert(sizeof(Block) == 210);
 
   using Search = SignedSearch<16, 32>;  // lane s: sub-block s
+  // Super-blocks whose scales are put together, one in each lane.
+  static constexpr int64_t kAtOnce = kLanes * kSuperBlock;
 
   FASTCONV_INLINE static I32 level(I32 q) { return max(min(q, splat(31)), splat(-32)) + splat(32); }
 
@@ -134,7 +136,7 @@ struct Q6_K {
   template <class SearchOf>
   FASTCONV_INLINE static void encode_blocks(const float* x, void* dst, int64_t n, SearchOf search) {
     Block* y = static_cast<Block*>(dst);
-    for (int64_t at = 0; at < n; at += kLanes * kSuperBlock, x += kLanes * kSuperBlock, y += kLanes) {
+    for (int64_t at = 0; at < n; at += kAtOnce, x += kAtOnce, y += kLanes) {
       const int64_t left = (n - at) / kSuperBlock;
       const int n_blocks = left < kLanes ? static_cast<int>(left) : kLanes;
       Fits fits;

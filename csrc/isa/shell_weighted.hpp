@@ -14,6 +14,6 @@ extern constexpr TypeKernels kQ4_0{Q4_0::decode, nullptr, Q4_0::encode, Weighted
 extern constexpr TypeKernels kQ4_1{Q4_1::decode, nullptr, Q4_1::encode, WeightedScaleMin<Q4_1, 15>::encode};
 extern constexpr TypeKernels kQ5_0{Q5_0::decode, nullptr, Q5_0::encode, WeightedScale<Q5_0, 16>::encode};
 extern constexpr TypeKernels kQ5_1{Q5_1::decode, nullptr, Q5_1::encode, WeightedScaleMin<Q5_1, 31>::encode};
-extern constexpr TypeKernels kQ6_K{Q6_K::decode, nullptr, Q6_K::encode, Q6_K::encode_weighted};
+extern constexpr TypeKernels kQ6_K{Q6_K::decode, nullptr, Q6_K::encode, Q6_K::encode_weighted, Q6_K::kAtOnce};
 
 }  // namespace fastconv::FASTCONV_ISA_NAMESPACE
