@@ -79,37 +79,65 @@ struct AffineBlocks {
     }
   }
 
-  // Sixteen levels from element 16 * run on.
-  template <bool kGuarded>
-  struct Levels {
+  // What the levels of one super-block are found from.
+  struct Steps {
     const float* x;
     const Fits* fits;
     float step[kLanes], inverse[kLanes], offset[kLanes];
+  };
+
+  // Sixteen levels from element 16 * run on, right as long as `clear` stays true.
+  struct QuickLevels {
+    const Steps& steps;
+    Mask& clear;
 
     FASTCONV_INLINE I32 operator()(int run) const {
       const int s = run * kLanes / kN;
-      const F32 v = load(x + run * kLanes);
-      // A step of zero keeps the levels of the search.
-      if (__builtin_expect(step[s] == 0, 0)) return searched(v, s);
-      return clamped(nearest_quotient(v + splat(offset[s]), step[s], inverse[s]));
+      const F32 scaled = (load(steps.x + run * kLanes) + splat(steps.offset[s])) * splat(steps.inverse[s]);
+      const F32 nearest = round_even(scaled);
+      clear = clear & is_clear(scaled, nearest);
+      return clamped(truncate(nearest));
     }
-    FASTCONV_INLINE I32 searched(F32 v, int s) const {
-      F32 scaled = splat(fits->inverse[s]) * (v - splat(fits->level_min[s]));
-      if (kGuarded && fits->tries_won[s] != 0) scaled = min(max(scaled, splat(0.0f)), splat(T::Plain::kTop));
+  };
+  // The same at any cost.
+  template <bool kGuarded>
+  struct ExactLevels {
+    const Steps& steps;
+
+    FASTCONV_INLINE I32 operator()(int run) const {
+      const int s = run * kLanes / kN;
+      const F32 v = load(steps.x + run * kLanes);
+      // A step of zero keeps the levels of the search.
+      const F32 scaled = steps.step[s] == 0 ? searched(v, s) : (v + splat(steps.offset[s])) / splat(steps.step[s]);
       return clamped(nearest_int(nan_to_zero(scaled)));
     }
-    FASTCONV_INLINE static I32 clamped(I32 q) { return max(min(q, splat(kTop)), splat(0)); }
+    FASTCONV_INLINE F32 searched(F32 v, int s) const {
+      const Fits& fits = *steps.fits;
+      const F32 scaled = splat(fits.inverse[s]) * (v - splat(fits.level_min[s]));
+      return kGuarded && fits.tries_won[s] != 0 ? min(max(scaled, splat(0.0f)), splat(T::Plain::kTop)) : scaled;
+    }
   };
+  FASTCONV_INLINE static I32 clamped(I32 q) { return max(min(q, splat(kTop)), splat(0)); }
 
   template <bool kGuarded>
-  FASTCONV_INLINE static void set_steps(Levels<kGuarded>& levels, const float* x, const Fits& fits, const Block& y,
-                                        I32 scales, I32 mins) {
-    levels.x = x;
-    levels.fits = &fits;
+  FASTCONV_INLINE static void pack(const Steps& steps, Block& y) {
+    Mask clear = equal(splat(0), splat(0));
+    T::pack(QuickLevels{steps, clear}, y);
+    if (__builtin_expect(!all(clear), 0)) pack_exactly<kGuarded>(steps, y);
+  }
+  template <bool kGuarded>
+  static __attribute__((noinline)) void pack_exactly(const Steps& steps, Block& y) {
+    T::pack(ExactLevels<kGuarded>{steps}, y);
+  }
+
+  FASTCONV_INLINE static void set_steps(Steps& steps, const float* x, const Fits& fits, const Block& y, I32 scales,
+                                        I32 mins) {
+    steps.x = x;
+    steps.fits = &fits;
     const F32 step = splat(f16_to_f32(y.d)) * to_float(scales);
-    store(levels.step, step);
-    store(levels.inverse, splat(1.0f) / step);
-    store(levels.offset, splat(f16_to_f32(y.dmin)) * to_float(mins));
+    store(steps.step, step);
+    store(steps.inverse, splat(1.0f) / step);
+    store(steps.offset, splat(f16_to_f32(y.dmin)) * to_float(mins));
   }
 
   FASTCONV_INLINE static uint16_t f16_of(float a) {
@@ -130,7 +158,7 @@ struct AffineBlocks {
     return T::kFieldTop == 63 ? min(q, splat(63)) : q;
   }
 
-  FASTCONV_INLINE static void write_plain_fields(const float* x, const Fits& fits, Levels<false>& levels, Block& y) {
+  FASTCONV_INLINE static void write_plain_fields(const float* x, const Fits& fits, Steps& steps, Block& y) {
     uint16_t d, dmin;
     I32 scales = quantize_fields(fits.scale, d), mins = quantize_fields(fits.min, dmin);
     uint8_t scale_bytes[kLanes], min_bytes[kLanes];
@@ -144,7 +172,7 @@ struct AffineBlocks {
     }
     y.d = d;
     y.dmin = dmin;
-    set_steps(levels, x, fits, y, scales, mins);
+    set_steps(steps, x, fits, y, scales, mins);
   }
 
   static void encode(const float* x, void* dst, int64_t n) {
@@ -154,9 +182,9 @@ struct AffineBlocks {
       Fits fits[kBatch];
       search<typename T::Plain>(x, n_supers, fits, [](const F32* v, F32* weight, auto) { T::weigh_plain(v, weight); });
       // The way from fits to steps is long, but short for many side by side.
-      Levels<false> levels[kBatch];
-      for (int b = 0; b < n_supers; ++b) write_plain_fields(x + b * kSuperBlock, fits[b], levels[b], y[b]);
-      for (int b = 0; b < n_supers; ++b) T::pack(levels[b], y[b]);
+      Steps steps[kBatch];
+      for (int b = 0; b < n_supers; ++b) write_plain_fields(x + b * kSuperBlock, fits[b], steps[b], y[b]);
+      for (int b = 0; b < n_supers; ++b) pack<false>(steps[b], y[b]);
     }
   }
 
@@ -197,7 +225,7 @@ struct AffineBlocks {
     uint8_t fields[kSubs][kLanes];
     alignas(64) float common[kLanes];
     store(common, Scales::search(values, weights, fields));
-    Levels<true> levels[kTogether];
+    Steps steps[kTogether];
     for (int b = 0; b < n; ++b) {
       uint8_t scales[kLanes] = {}, mins[kLanes] = {};
       for (int s = 0; s < kSubs; ++s) {
@@ -208,9 +236,9 @@ struct AffineBlocks {
       T::get_fields(y[b], scales, mins);  // what did not fit is lost
       y[b].d = f16_of(common[b]);
       y[b].dmin = f16_of(common[kTogether + b]);
-      set_steps(levels[b], x + b * kSuperBlock, fits[b], y[b], load_u8(scales), load_u8(mins));
+      set_steps(steps[b], x + b * kSuperBlock, fits[b], y[b], load_u8(scales), load_u8(mins));
     }
-    for (int b = 0; b < n; ++b) T::pack(levels[b], y[b]);
+    for (int b = 0; b < n; ++b) pack<true>(steps[b], y[b]);
   }
 
   template <class SuperOf>

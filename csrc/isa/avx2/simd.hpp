@@ -64,6 +64,7 @@ FASTCONV_REG M equal(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 FASTCONV_REG M less(I a, I b) { return from_bits(_mm256_cmpgt_epi32(b, a)); }
 FASTCONV_REG M equal(I a, I b) { return from_bits(_mm256_cmpeq_epi32(a, b)); }
 FASTCONV_REG M mask_and(M a, M b) { return _mm256_and_ps(a, b); }
+FASTCONV_REG M mask_or(M a, M b) { return _mm256_or_ps(a, b); }
 FASTCONV_REG F select(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }
 FASTCONV_REG I select(M m, I yes, I no) { return bits(select(m, from_bits(yes), from_bits(no))); }
 FASTCONV_REG F lookup4(const float* table, I index) {

@@ -64,6 +64,7 @@ FASTCONV_REG M equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 FASTCONV_REG M less(I a, I b) { return _mm512_cmplt_epi32_mask(a, b); }
 FASTCONV_REG M equal(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }
 FASTCONV_REG M mask_and(M a, M b) { return static_cast<M>(a & b); }
+FASTCONV_REG M mask_or(M a, M b) { return static_cast<M>(a | b); }
 FASTCONV_REG F select(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
 FASTCONV_REG I select(M m, I yes, I no) { return _mm512_mask_blend_epi32(m, no, yes); }
 FASTCONV_REG F lookup16(const float* table, I index) { return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table)); }

@@ -59,6 +59,7 @@ FASTCONV_REG M equal(F a, F b) { return _mm_castps_si128(_mm_cmpeq_ps(a, b)); }
 FASTCONV_REG M less(I a, I b) { return _mm_cmplt_epi32(a, b); }
 FASTCONV_REG M equal(I a, I b) { return _mm_cmpeq_epi32(a, b); }
 FASTCONV_REG M mask_and(M a, M b) { return _mm_and_si128(a, b); }
+FASTCONV_REG M mask_or(M a, M b) { return _mm_or_si128(a, b); }
 FASTCONV_REG I select(M m, I yes, I no) { return _mm_or_si128(_mm_and_si128(m, yes), _mm_andnot_si128(m, no)); }
 FASTCONV_REG F select(M m, F yes, F no) {
   return _mm_castsi128_ps(select(m, _mm_castps_si128(yes), _mm_castps_si128(no)));

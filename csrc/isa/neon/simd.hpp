@@ -40,6 +40,7 @@ FASTCONV_REG M equal(F a, F b) { return vceqq_f32(a, b); }
 FASTCONV_REG M less(I a, I b) { return vcltq_s32(a, b); }
 FASTCONV_REG M equal(I a, I b) { return vceqq_s32(a, b); }
 FASTCONV_REG M mask_and(M a, M b) { return vandq_u32(a, b); }
+FASTCONV_REG M mask_or(M a, M b) { return vorrq_u32(a, b); }
 FASTCONV_REG F select(M m, F yes, F no) { return vbslq_f32(m, yes, no); }
 FASTCONV_REG I select(M m, I yes, I no) { return vbslq_s32(m, yes, no); }
 // vminq_f32 would give NaN for NaN, and -0 for zeros of both signs.
