@@ -106,9 +106,10 @@ FASTCONV_INLINE float largest_half(const void* src, int64_t n) {
   for (const F32& pairs : most) {
     int32_t lanes[kLanes];
     store(lanes, bits(pairs));
-    for (const int32_t lane : lanes)
-      for (const uint32_t word : {static_cast<uint32_t>(lane) & 0xFFFF, static_cast<uint32_t>(lane) >> 16})
-        largest = word > largest ? word : largest;
+    for (const int32_t lane : lanes) {
+      const uint32_t words[] = {static_cast<uint32_t>(lane) & 0xFFFF, static_cast<uint32_t>(lane) >> 16};
+      for (const uint32_t word : words) largest = word > largest ? word : largest;
+    }
   }
   return value(Half{static_cast<uint16_t>(largest)});
 }

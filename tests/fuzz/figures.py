@@ -60,7 +60,7 @@ def take_tally(file: Path) -> int:
 
 @dataclass
 class Figures:
-    """done: counts by part ("parser gguf"), of inputs, blocks, faults, kills or sizes. findings: what went wrong.
+    """done: counts by part ("parser gguf"), of inputs, blocks, faults, kills or sizes. findings: what went wrong and is not repaired yet.
 
     measured: a count and the processor seconds that it took, by part, of runs that measured both.
     """
@@ -130,7 +130,7 @@ def table(figures: Figures) -> Iterator[str]:
         yield f"| {GOALS[kind][1].format(name)} | {count:,} | {goal(part):,} | {told} |\n"
     reached = sum(figures.share(part) >= 1 for part in figures.done)
     yield f"\n{reached} of these {len(figures.done)} goals are reached; all at full length: {hours:.0f} core hours. "
-    yield f"Findings that these runs made: {len(figures.findings)}.\n"
+    yield f"Findings that are not repaired: {len(figures.findings)}.\n"
     yield from (f"- {finding.replace('|', '/')}\n" for finding in figures.findings)
 
 
