@@ -62,7 +62,7 @@ def take_tally(file: Path) -> int:
 class Figures:
     """done: counts by part ("parser gguf"), of inputs, blocks, faults, kills or sizes.
 
-    findings: what went wrong and is not repaired yet. measured: a count and the processor seconds that it took, by part, of runs that measured both.
+    findings: what went wrong and is not repaired yet. measured: by part, a count and the processor seconds it took.
     """
 
     file: Path
