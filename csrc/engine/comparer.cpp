@@ -209,7 +209,7 @@ bool Comparer::is_rounding(Type type, const float* source, const std::byte* in_f
     return std::memcmp(tried, in_file, bytes) == 0;
   };
   const TypeKernels& f16 = kernels_.of(Type::f16);
-  std::byte* halves = grown(levels_, row_bytes(Type::f16, n));
+  std::byte* halves = grown(halves_, row_bytes(Type::f16, n));
   f16.encode(source, halves, n);
   f16.decode(halves, near, n);
   if (matches()) return true;

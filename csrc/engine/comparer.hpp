@@ -62,7 +62,7 @@ class Comparer {
 
   const KernelTable& kernels_;
   std::vector<float> source_, base_, stored_, own_, difference_, near_;
-  std::vector<std::byte> encoded_, base_encoded_, levels_, tried_;
+  std::vector<std::byte> encoded_, base_encoded_, halves_, tried_;
   Merger::Scratch scratch_;
   ImportanceReader::Row importance_;
 };

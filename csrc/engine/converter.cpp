@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "io/mapped_file.hpp"
+
 namespace fastconv {
 namespace {
 
@@ -12,9 +14,7 @@ namespace {
 // few enough lines to be fetched meanwhile. More only for encoders that gain more from it than waiting for lines costs.
 constexpr int64_t kEncodeElements = 1024;
 // Rows of importance encoded at a time, at least: sums over whole rows advance side by side.
-constexpr int64_t kWeightedRows = 8;
-// How far ahead pages are touched: a fault maps so many bytes (Linux: fault_around_bytes).
-constexpr int64_t kMapAhead = 64 << 10;
+constexpr int64_t kWeightedRows = 16;
 // Elements of a type without blocks that are encoded anew around a value that does not fit.
 constexpr int64_t kCopyGroup = 256;
 
@@ -171,7 +171,8 @@ void Converter::map_ahead(const PreparedJob& job, const Tile& chunk, const Tile&
   const std::byte* begin = job.source.contiguous(chunk.r0, chunk.r1, chunk.c0, chunk.c1);
   if (next == nullptr || begin == nullptr) return;
   const int64_t left = job.source.stored_bytes(chunk.r0, chunk.r1, chunk.c0, chunk.c1) - (next - begin);
-  if (left > kMapAhead) static_cast<void>(*static_cast<const volatile std::byte*>(next + kMapAhead));
+  constexpr int64_t kAhead = MappedFile::kFaultAround;
+  if (left > kAhead) static_cast<void>(*static_cast<const volatile std::byte*>(next + kAhead));
 }
 
 void Converter::prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile) {

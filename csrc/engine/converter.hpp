@@ -46,6 +46,7 @@ class Converter {
   // Whether every element of a tile fits all outputs, or need not. If not, the tile is in rows_.
   enum class Fits { yes, no, unknown };
 
+  // What is unknown becomes known in encode() at the latest.
   Fits look_at(const PreparedJob& job, const Tile& tile);
   Fits read(const PreparedJob& job, const Tile& tile);
   bool holds(const float* x, int64_t n, double max_abs) const;

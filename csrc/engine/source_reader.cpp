@@ -102,7 +102,7 @@ bool SourceReader::stored_as(Type type) const {
 
 bool SourceReader::in_blocks(int64_t block_size) const {
   return std::all_of(source_.pieces.begin(), source_.pieces.end(), [block_size](const Piece& piece) {
-    return piece.col % block_size == 0 && piece.n_cols % block_size == 0;
+    return piece.n_rows == 0 || piece.n_cols == 0 || (piece.col % block_size == 0 && piece.n_cols % block_size == 0);
   });
 }
 
@@ -152,7 +152,7 @@ float SourceReader::stored_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1) c
   for_each_rectangle(r0, r1, c0, c1,
                      [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
                        const StoredMaxFn of_stored = kernels_.of(piece.type).stored_max;
-                       if (of_stored == nullptr || piece.col_stride != 1) most = std::nanf("");
+                       if (of_stored == nullptr) most = std::nanf("");
                        if (n_cols == piece.row_stride) n_cols *= n_rows, n_rows = 1;
                        for (int64_t i = 0; i < n_rows && most == most; ++i) {
                          most = larger(most, of_stored(element(piece, row + i, col), n_cols));

@@ -47,10 +47,11 @@ class SourceReader {
   // The same; returns their largest magnitude, NaN if any is NaN.
   float read_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const;
 
-  // That magnitude alone, from the elements as stored; NaN too where they must be decoded to be compared.
+  // That magnitude alone, from the elements as stored; NaN too where they must be decoded to be compared. Needs
+  // stored_as(their type).
   float stored_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const;
 
-  // Whether every piece begins and ends at blocks of so many elements.
+  // Whether every piece that is not empty begins and ends at blocks of so many elements.
   bool in_blocks(int64_t block_size) const;
 
   // The same elements by a function that takes them as stored, in runs, to elements of another type. Needs

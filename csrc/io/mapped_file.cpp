@@ -14,9 +14,6 @@
 namespace fastconv {
 namespace {
 
-// A fault maps its neighbours too, within an aligned block of this size (Linux: fault_around_bytes).
-constexpr int64_t kFaultAround = 64 << 10;
-
 int64_t align_down(int64_t offset, int64_t unit) { return offset - offset % unit; }
 
 }  // namespace

@@ -39,6 +39,9 @@ class MappedFile {
 
   // The rest is advice: it never fails, and does nothing where the system has no such call. Byte ranges of the file.
 
+  // A fault maps its neighbours too, within an aligned block of this size (Linux: fault_around_bytes).
+  static constexpr int64_t kFaultAround = 64 << 10;
+
   // Whether the page at `offset` is in the page cache, as far as the system tells; true where it does not.
   bool cached(int64_t offset) const;
   // Starts reading [begin, end) into the page cache.

@@ -38,7 +38,7 @@ constexpr TypeKernels kF32{PlainF32::decode, nullptr, PlainF32::encode, nullptr,
 template <class T>
 constexpr TypeKernels kDecoder{T::decode};
 
-// Every pair of types that share todays_type(), and the halves that the types of GGUF with 32 elements a block take.
+// Every pair of types that share todays_type(), and halves to Q4_0 ... Q8_0 of GGUF.
 constexpr std::array<Recode, kRecodeCount> kRecodes = {{
     {Type::q4_0_v1, Type::q4_0, repack_blocks<Q4_0_v1, Q4_0>},
     {Type::q4_0_v2, Type::q4_0, repack_blocks<Q4_0_v2, Q4_0>},

@@ -48,6 +48,13 @@ def test_blocks_are_ggmls(disk: Disk, type_name: str, n_matrices: int, n_rows: i
     assert written == expected(array, type_name, sums, counts)
 
 
+@pytest.mark.parametrize("type_name", ["q4_0", "q4_k"])
+def test_a_tensor_without_rows(disk: Disk, type_name: str) -> None:
+    nothing = disk.put(values((4, 512), "bf16")).row_range(2, 2)
+    whole = replace(job(nothing, type_name), importance=importance_of(disk, random_sums(1, 512), [1.0]))
+    assert disk.run([whole]) == [b""]
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("tile_bytes", [4, 2048, 5000, 0])
 def test_tiles_and_threads_change_nothing(disk: Disk, tile_bytes: int, threads: int) -> None:

@@ -61,10 +61,14 @@ def test_ggml_writes_the_same_bytes(source: str, target: str, isa: str) -> None:
 def test_nan_and_infinity_too_give_the_bytes_of_the_way_through_f32(source: str, target: str, isa: str) -> None:
     rng = np.random.default_rng(7)
     infinity = 0x7C00 if source == "f16" else 0x7F80
-    for share in (0.001, 0.05):
+    for share, with_nan in ((0.001, True), (0.05, True), (0.01, False)):
         stored = rng.integers(0, 2**16, 64 * 512, dtype=np.uint16)
-        stored[rng.random(stored.shape) < share] |= infinity
+        if with_nan:
+            stored[rng.random(stored.shape) < share] |= infinity
+        else:
+            stored[stored & 0x7FFF > infinity] = 1
         stored[rng.random(stored.shape) < share] = infinity
+        stored[rng.random(stored.shape) < share] = infinity | 0x8000
         y = _native.dequantize(stored.view(np.uint8).reshape(1, -1), source)
         assert_same_blocks(recode(stored, source, target, isa), _native.quantize(y, target, isa=isa), target)
 
@@ -102,7 +106,7 @@ def test_every_byte_is_written_and_no_other(source: str, target: str, n_blocks: 
 @pytest.mark.parametrize("type", ["f32", *HALVES])
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 31, 32, 33, 63, 127, 128, 129, 1000])
 def test_the_largest_magnitude_of_what_is_stored(type: str, n: int, isa: str) -> None:
-    for place in range(0, n, 7):
+    for place in {*range(0, n, 7), n - 1} - {-1}:
         for special in (5.0, -5.0, np.inf, -np.inf, np.nan, -np.nan):
             x = np.clip(np.random.default_rng(n).standard_normal((1, n)), -4, 4).astype(np.float32)
             x[0, place] = special

@@ -162,7 +162,7 @@ struct JobBuilder {
 
   Source source(int64_t n_rows, int64_t n_cols, bool any) {
     Source source{n_rows, n_cols, {}, {}};
-    const int64_t n_pieces = 1 + (bytes.byte() % 4 == 0 ? bytes.below(3) : 0);
+    const int64_t n_pieces = bytes.byte() % 4 == 0 ? bytes.below(4) : 1;
     const bool by_columns = bytes.byte() % 2;
     int64_t row = 0, col = 0;
     for (int64_t i = 0; i < n_pieces; ++i) {
