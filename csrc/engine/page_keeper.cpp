@@ -9,6 +9,8 @@ namespace {
 
 // How far the run reads ahead when the cache is cold.
 constexpr size_t kAheadChunks = 64;
+// Chunks whose pages are given back together: each time interrupts the other processors.
+constexpr size_t kTogether = 4;
 
 }  // namespace
 
@@ -50,12 +52,18 @@ void PageKeeper::finish(size_t chunk) {
   {
     const std::lock_guard lock(done_mutex_);
     done_[chunk] = true;
-    begin = all_done_;
     while (all_done_ < done_.size() && done_[all_done_]) ++all_done_;
-    end = all_done_;
+    if (all_done_ - released_ >= kTogether) {
+      begin = released_;
+      end = released_ = all_done_;
+    } else if (chunk >= all_done_ + kTogether) {
+      // An earlier chunk is held up, for long perhaps, by a slow disk say.
+      begin = chunk;
+      end = chunk + 1;
+    } else {
+      return;
+    }
   }
-  // An earlier chunk may be held up for long, by a slow disk say.
-  if (begin == end) return release(chunk, chunk + 1);
   release(begin, end);
 }
 

@@ -38,10 +38,11 @@ class PageKeeper {
   size_t ahead_ = 0;  // chunks whose pages are cached or asked for
 
   // Chunks end out of order and neighbours share pages, so a chunk that gives its pages back may see the edges mapped
-  // again by its neighbours. Once all chunks before one are done too, it gives them back for good.
+  // again by its neighbours. Once all chunks before one are done too, it gives them back for good. The last ones are
+  // left to the end of the mapping.
   std::mutex done_mutex_;
   std::vector<bool> done_;
-  size_t all_done_ = 0;
+  size_t all_done_ = 0, released_ = 0;
 };
 
 }  // namespace fastconv
