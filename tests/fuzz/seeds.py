@@ -9,6 +9,7 @@ import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -194,6 +195,79 @@ _TOKENIZER_CONFIG = {
     "clean_up_tokenization_spaces": True,
 }
 
+# Steps of tokenizer.json as models of the family have them, and those that a fuzzer would hardly find by itself.
+TOKENIZER_STEPS: dict[str, dict[str, Any]] = {
+    "as it was": {},
+    "SentencePiece's spaces": {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+    },
+    "Llama 3": {
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|\s+(?!\S)|\s+"},
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            ],
+        },
+        "post_processor": {
+            "type": "Sequence",
+            "processors": [
+                {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+                {
+                    "type": "TemplateProcessing",
+                    "single": [
+                        {"SpecialToken": {"id": "<|begin|>", "type_id": 0}},
+                        {"Sequence": {"id": "A", "type_id": 0}},
+                    ],
+                    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                    "special_tokens": {"<|begin|>": {"id": "<|begin|>", "ids": [300], "tokens": ["<|begin|>"]}},
+                },
+            ],
+        },
+    },
+    "digits and marks by themselves": {
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "StripAccents"}]},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {"type": "Punctuation", "behavior": "Contiguous"},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            ],
+        },
+    },
+    "Metaspace": {
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+    },
+}
+
+
+def _tokenizer_jsons() -> list[bytes]:
+    sound = _tokenizers(byte_level, "tokenizer.json")
+    return [TOKENIZER_JSON(), *_json(*(json.loads(sound) | steps for steps in TOKENIZER_STEPS.values()))]
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": lambda: [
         safetensors_bytes({"x": entry("F32", [4, 8], 0, 128), "e": entry("I8", [0], 0, 0)}, VALUES),
@@ -217,7 +291,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
         b"model.embed_tokens.lora_embedding_B",
     ],
     "lit_yaml": lambda: list(_YAML),
-    "tokenizer_json": lambda: [TOKENIZER_JSON(), _tokenizers(byte_level, "tokenizer.json")],
+    "tokenizer_json": _tokenizer_jsons,
     "tokenizer_config": lambda: [*_json(_TOKENIZER_CONFIG), _tokenizers(spm_as_json, "tokenizer_config.json")],
     "sentencepiece": _sentencepieces,
     "checksum": lambda: [b"0" * 64 + b"  model\n", b"\\" + b"f" * 64 + b" *mo\\ndel\n"],
@@ -241,3 +315,6 @@ WORDS: dict[str, list[bytes]] = {
 }
 for _name in ("index", "config", "params", "adapter_config", "tokenizer_json", "tokenizer_config"):
     WORDS[_name] = [word.encode() for word in _JSON_WORDS]
+_STEPS = ["Precompiled", "Prepend", "Replace", "NFKD", "FixedLength", "Split", "CTC", "WordPiece", "BertProcessing"]
+_STEPS += ["continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges", "Regex", "String"]
+WORDS["tokenizer_json"] += [word.encode() for word in _STEPS]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastconv.errors import VocabularyError
 from fastconv.vocab.files import TOKENIZER_JSON, TokenizerFiles
+from fastconv.vocab.guard import check_growth, guarded
 from fastconv.vocab.sentencepiece import Pieces, added_token_type
 from fastconv.vocab.vocabulary import TokenType
 
@@ -63,7 +64,11 @@ def read_byte_pairs(files: TokenizerFiles, n_vocab: int) -> BytePairs:
 
     Raises VocabularyError for malformed files, ids from n_vocab on and a pre-tokenizer that llama.cpp does not know.
     """
-    tokenizer = _open(files)
+    with guarded(files.path(TOKENIZER_JSON)):
+        return _byte_pairs(_open(files), files, n_vocab)
+
+
+def _byte_pairs(tokenizer: Tokenizer, files: TokenizerFiles, n_vocab: int) -> BytePairs:
     ids = _token_ids(tokenizer, files, n_vocab)
     pre = _pre_tokenizer_name(tokenizer, files)
     added = tokenizer.get_added_tokens_decoder()
@@ -87,7 +92,11 @@ def read_sentencepiece_like(files: TokenizerFiles, n_vocab: int) -> Pieces:
 
     Padded to n_vocab, without which llama.cpp would not load the model. Raises VocabularyError as `read_byte_pairs`.
     """
-    tokenizer = _open(files)
+    with guarded(files.path(TOKENIZER_JSON)):
+        return _pieces(_open(files), files, n_vocab)
+
+
+def _pieces(tokenizer: Tokenizer, files: TokenizerFiles, n_vocab: int) -> Pieces:
     ids = _token_ids(tokenizer, files, n_vocab)
     n_base = tokenizer.get_vocab_size(with_added_tokens=False)
     special = {tokenizer.token_to_id(name) for name in _named_tokens(files, _NAMED + _MORE)}
@@ -117,12 +126,16 @@ def _open(files: TokenizerFiles) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
     path = files.path(TOKENIZER_JSON)
-    model = (files.object(TOKENIZER_JSON) or {}).get("model")
+    found = files.object(TOKENIZER_JSON) or {}
+    model = found.get("model")
     model_type = model.get("type") if isinstance(model, dict) else None
     if model_type != "BPE":
         raise VocabularyError(
             "holds another kind of model than LLaMA's", file=path, found=str(model_type), expected="BPE"
         )
+    texts = [_known_pre_tokenizers()["check_text"], found.get("added_tokens")]
+    texts += [files.object(name) for name in ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")]
+    check_growth(path, found, len(json.dumps(texts)))
     try:
         tokenizer = Tokenizer.from_file(path)
     except Exception as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastconv.errors import VocabularyError
 from fastconv.vocab.files import SENTENCEPIECE_MODEL, TokenizerFiles
+from fastconv.vocab.guard import guarded
 from fastconv.vocab.vocabulary import TokenType
 
 # Scores of tokens that no piece of the model stands behind.
@@ -80,7 +81,8 @@ def _model_pieces(files: TokenizerFiles) -> Pieces:
     path = files.path(SENTENCEPIECE_MODEL)
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(files.bytes(SENTENCEPIECE_MODEL))
+        with guarded(path):
+            processor.LoadFromSerializedProto(files.bytes(SENTENCEPIECE_MODEL))
     except (RuntimeError, UnicodeDecodeError):  # the latter where its message quotes the file
         raise VocabularyError(
             "is not a SentencePiece model", file=path, fix="download or copy it again, or give --vocabtype bpe"
