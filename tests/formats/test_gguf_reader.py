@@ -76,6 +76,8 @@ def test_version_2_vocabulary_alone_and_unknown_type(tmp_path: Path) -> None:
     file.write_bytes(gguf_bytes(records=[gguf_record("x", [3], 9999, 0)], data=bytes(5)))
     [tensor] = open_checkpoint(file).tensors.values()
     assert (tensor.dtype, tensor.shape, tensor.n_bytes) == ("ggml_type_9999", (3,), 0)
+    with pytest.raises(CheckpointError, match="tensor x: has a type that cannot be decoded: found ggml_type_9999"):
+        tensor.native()
 
 
 def test_alignment_and_nested_arrays(tmp_path: Path) -> None:

@@ -54,13 +54,16 @@ def test_equals_the_formats_own_reader(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "shape", "n_bytes"), [("U16", [3], 6), ("C64", [2], 16), ("F8_E8M0", [4], 4), ("F4", [4], 2)]
+    ("dtype", "shape", "n_bytes"),
+    [("U16", [3], 6), ("C64", [2], 16), ("F8_E8M0", [4], 4), ("F4", [4], 2), ("I8", [4], 4), ("BOOL", [2], 2)],
 )
 def test_types_it_does_not_convert_are_kept(tmp_path: Path, dtype: str, shape: list[int], n_bytes: int) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(safetensors_bytes({"x": entry(dtype, shape, 0, n_bytes)}, bytes(n_bytes)))
     [tensor] = open_checkpoint(file).tensors.values()
     assert (tensor.dtype, tensor.n_bytes) == (dtype.lower(), n_bytes)
+    with pytest.raises(CheckpointError, match=f"tensor x: has a type that cannot be decoded: found {dtype.lower()}"):
+        tensor.numpy()
 
 
 F32 = entry("F32", [2], 0, 8)

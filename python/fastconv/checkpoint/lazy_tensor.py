@@ -10,12 +10,14 @@ import itertools
 import math
 import operator
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastconv.checkpoint.foreign_types import stored_bytes
 from fastconv.checkpoint.storage import FileStorage, Storage, input_changed
+from fastconv.errors import CheckpointError
+from fastconv.types import TYPES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -233,22 +235,37 @@ class LazyTensor:
         return replace(self, n_rows=1, n_cols=self.n_rows, pieces=pieces)
 
     def native(self) -> _native.Source:
-        """The same description for the native engine. Raises CheckpointError for a file that cannot be mapped."""
+        """The same description for the native engine.
+
+        Raises CheckpointError for a file that cannot be mapped and for types that the type table does not know.
+        """
         from fastconv import _native
 
+        self._check_types(TYPES)
         pieces = [_native_piece(piece) for piece in self.pieces]
         return _native.Source(n_rows=self.n_rows, n_cols=self.n_cols, pieces=pieces, rows=self.rows)
 
     def numpy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows [start, stop) of the matrix decoded to float32, (stop - start, n_cols); all of it in its own shape."""
+        """Rows [start, stop) of the matrix decoded to float32, (stop - start, n_cols); all of it in its own shape.
+
+        Raises CheckpointError as `native`, for types that are only ever copied, and for a file that has changed.
+        """
         from fastconv import _native
 
+        self._check_types([name for name, info in TYPES.items() if info.decodes])
         whole = start == 0 and stop is None
         try:
             matrix = _native.read_rows(self.native(), start, self.n_rows if stop is None else stop)
         except _native.InputChanged as error:
             raise input_changed(error.args, [piece.storage for piece in self.pieces]) from None
         return matrix.reshape(self.shape) if whole else matrix
+
+    def _check_types(self, known: Container[str]) -> None:
+        for piece in self.pieces:
+            if piece.type not in known:
+                raise CheckpointError(
+                    "has a type that cannot be decoded", file=piece.storage.path, tensor=self.name, found=piece.type
+                )
 
 
 def _native_piece(piece: Piece) -> _native.Piece:
