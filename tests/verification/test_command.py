@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import math
+import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,10 +18,13 @@ import pytest
 from safetensors import safe_open
 
 from fastconv import convert, inspect
+from fastconv.cli import verify_page, verify_report
 from fastconv.cli.main import main
 from fastconv.errors import UsageError
 from fastconv.request import ConvertRequest
-from tests.verification.gguf_parts import GgufParts
+from fastconv.verification.findings import TensorCheck, Verification
+from fastconv.verification.verify import verify
+from tests.verification.gguf_parts import GgufParts, Part
 
 
 @pytest.fixture
@@ -39,8 +46,8 @@ def test_fine(model: Path, converted: Callable[..., Path], capsys: pytest.Captur
         "SNR",
         "dB",
         "cosine",
-        "dW",
-        "bytes",
+        "same",
+        "blocks",
         "verdict",
     ]
     assert len(lines) == 1 + 21 + 1
@@ -68,18 +75,28 @@ def test_json(model: Path, damaged: Path, adapter: Path, capsys: pytest.CaptureF
 
 
 class Outline(HTMLParser):
-    """Tags, checked to be nested, and text."""
+    """Tags, checked to be nested, and text; handlers of events are refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.seen: list[str] = []
         self.text = ""
-        self.links: list[str | None] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.policy = ""
+        self.script = ""
+        self.feed(page)
+        assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href")]
+        values = {name: value or "" for name, value in attrs}
+        assert not any(name.startswith("on") for name in values)
+        self.links += [values[name] for name in ("src", "href") if name in values]
+        self.ids |= {values["id"]} if "id" in values else set()
+        if "http-equiv" in values:
+            self.policy = values["content"]
         if tag not in ("meta", "br"):
             self.open.append(tag)
 
@@ -90,7 +107,18 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open[-1:] == ["script"]:
+            self.script += data
+        else:
+            self.text += data
+
+    def assert_alone(self) -> None:
+        """Nothing is loaded, links lead into the page, and its own script is the only one that may run."""
+        assert {link[1:] for link in self.links} <= self.ids
+        assert all(link.startswith("#") for link in self.links)
+        assert self.seen.count("script") == 1
+        digest = base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
+        assert self.policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def test_page(model: Path, damaged: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,19 +126,91 @@ def test_page(model: Path, damaged: Path, adapter: Path, tmp_path: Path, capsys:
     page.write_text("an older report")
     options = ["--against", str(model), "--lora", str(adapter), "--html", str(page), "--quiet"]
     assert main(["verify", str(damaged), *options]) == 1
-    outline = Outline()
-    outline.feed(page.read_text("utf-8"))
-    assert not outline.open
-    assert not outline.links
-    assert "script" not in outline.seen
+    outline = Outline(page.read_text("utf-8"))
+    outline.assert_alone()
     assert outline.seen.count("svg") == 3
-    assert outline.seen.count("circle") > 21
-    assert outline.seen.count("tr") == 1 + 21
+    assert outline.seen.count("circle") == 16 + 4  # tensors that have an error, and those that adapters change
+    assert outline.seen.count("rect") >= 21
+    assert {f"t{index}" for index in range(21)} == outline.ids
     assert "damaged <&>.gguf" in outline.text
-    assert "not what it should be" in outline.text
-    assert "tensor blk.0.attn_q.weight: the adapters' change is not in it" in outline.text
+    assert "The file is not what it should be: 5 tensors of 21 off." in outline.text
+    assert "4 tensors: the adapters' change is not in it" in outline.text
+    assert "blk.0-1.attn_q.weight, blk.0-1.attn_v.weight" in outline.text
     assert main(["verify", str(damaged), "--html", str(damaged)]) == 1
     assert "is the file to check" in capsys.readouterr().err
+
+
+NAMES = (
+    *("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "$script ${title}", "blk.99999.x", "c" * 64),
+    *("esc\x1b[31m", "turned\u202egnp.exe", "two\nlines: fine"),
+)
+
+
+def test_names_of_strangers(
+    model: Path, converted: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They neither run in the page, nor colour, nor forge lines."""
+    file = GgufParts.read(converted("q8_0"))
+    file.parts += [Part(name, (4,), 0, bytearray(16)) for name in NAMES]
+    path, page = file.write(tmp_path / "named.gguf"), tmp_path / "report.html"
+    assert main(["verify", str(path), "--against", str(model), "--html", str(page)]) == 1
+    said = [capsys.readouterr().out]
+    assert main(["inspect", str(path)]) == 0
+    said.append(capsys.readouterr().out)
+    outline = Outline(page.read_text("utf-8"))
+    outline.assert_alone()
+    assert "img" not in outline.seen
+    for text in (*said, outline.text):
+        assert all(line.isprintable() for line in text.split("\n"))
+        for name in NAMES[:5]:
+            assert name in text
+        for name in ("esc\\x1b[31m", "turned\\u202egnp.exe"):
+            assert name in text
+    assert all("two\\nlines: fine" in text for text in said)
+
+
+@pytest.mark.parametrize("n_layer", [1, 100])
+def test_page_of_any_size(n_layer: int, tmp_path: Path) -> None:
+    """Ten tensors or hundreds, none of them with an error or all: the plots keep to the page's width."""
+    checks = [
+        TensorCheck(f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight", "q4_0", (4, 32), "close", snr_db=20.0)
+        for layer in range(n_layer)
+        for expert in range(4)
+    ]
+    for found in (checks, [replace(check, snr_db=math.inf) for check in checks]):
+        result = Verification("x.gguf", "gguf", "source", (), len(found), (), tuple(found), None, (), 0, 1.0)
+        text = verify_page.page(result)
+        Outline(text).assert_alone()
+        assert text.count('<rect class="cell"') + text.count('<rect class="none"') >= n_layer
+        assert all(int(width) <= 1120 for width in re.findall(r'<svg width="(\d+)"', text))
+    assert "worst of 4" in text
+
+
+def test_narrow_terminal(model: Path, converted: Callable[..., Path]) -> None:
+    result = verify(converted("q4_0"), against=model)
+    result = replace(
+        result, tensors=tuple(replace(check, name=f"model.layers.{check.name}") for check in result.tensors)
+    )
+    lines = verify_report.as_text(result, width=60).splitlines()
+    assert all(len(line) <= 60 for line in lines[:-1])
+    assert lines[0].split() == ["tensor", "type", "RMSE", "SNR", "dB", "verdict"]
+    assert verify_report.as_text(result, width=30).splitlines()[0].split()[-1] == "verdict"
+    assert len(verify_report.as_text(result).splitlines()[1]) > 80
+
+
+def test_equal_problems_are_one() -> None:
+    def off(name: str, reason: str) -> TensorCheck:
+        return TensorCheck(name, "q4_0", (1,), "off", reason)
+
+    found = [off(f"blk.{n}.attn_q.weight", f"RMSE 0.{n}1 is beyond 0.1") for n in (0, 1, 2, 5)]
+    found += [off("output.weight", "RMSE 1e-05 is beyond 0.1"), off("output_norm.weight", "is another")]
+    several, one = map(verify_report.problem_line, verify_report.problems(found))
+    assert several == (
+        "5 tensors: RMSE 0.01 is beyond 0.1 (figures of the first): blk.0-2,5.attn_q.weight, output.weight"
+    )
+    assert one == "tensor output_norm.weight: is another"
+    many = [off(f"{name}.weight", "is another") for name in "abcdefghijklmnop"]
+    assert verify_report.problem_line(verify_report.problems(many)[0]).endswith("l.weight, and 4 more")
 
 
 @pytest.mark.parametrize(

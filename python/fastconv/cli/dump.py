@@ -10,7 +10,7 @@ def model(request: ConvertRequest, *, as_json: bool) -> int:
     from fastconv.architecture.canonical import canonical_model
     from fastconv.checkpoint.open import open_checkpoint
     from fastconv.cli import inspect_command
-    from fastconv.cli.report import json_text, table
+    from fastconv.cli.report import json_text, table, text_of
 
     found = canonical_model(
         open_checkpoint(request.source), request.n_ctx, norm_eps=request.rms_eps, rope_base=request.rope_base
@@ -23,12 +23,12 @@ def model(request: ConvertRequest, *, as_json: bool) -> int:
         ]
         print(json_text({"hyperparameters": hparams, "tensors": tensors}, inspect_command.plain))
         return 0
-    print("\n".join(f"{name} = {value}" for name, value in hparams.items()))
+    print(text_of(f"{name} = {value}" for name, value in hparams.items()))
     rows = [
         (name, tensor.dtype, " x ".join(map(str, tensor.shape)), found.source_names[name])
         for name, tensor in found.tensors.items()
     ]
-    print("\n".join(table(rows)))
+    print(text_of(table(rows)))
     return 0
 
 

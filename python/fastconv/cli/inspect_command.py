@@ -63,7 +63,7 @@ def as_json(inspection: Inspection) -> str:
 
 
 def as_text(inspection: Inspection) -> str:
-    from fastconv.cli.report import size_text, table
+    from fastconv.cli.report import size_text, table, text_of
 
     lines = [f"{inspection.path}: {inspection.kind}, {inspection.format}, {inspection.architecture or 'unknown model'}"]
     for title, values in (
@@ -82,7 +82,7 @@ def as_text(inspection: Inspection) -> str:
     total = sum(tensor.size for tensor in inspection.tensors)
     lines.append(f"{len(inspection.tensors)} tensors, {size_text(total)}")
     lines += [f"note: {note}" for note in inspection.notes]
-    return "\n".join(lines)
+    return text_of(lines)
 
 
 def _short(value: object) -> str:

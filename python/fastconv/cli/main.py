@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _unwinding_signals():
             return int(arguments.run(arguments))
     except FastconvError as error:
-        print(f"fastconv: error: {error}", file=sys.stderr)
+        from fastconv.cli.report import printable
+
+        print(f"fastconv: error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         resumable = getattr(arguments, "resume", False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +20,18 @@ def size_text(n_bytes: float) -> str:
             break
         n_bytes /= 1000
     return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.2f} {unit}"
+
+
+def text_of(lines: Iterable[str]) -> str:
+    """Lines to print, none of which can be taken for two."""
+    return "\n".join(map(printable, lines))
+
+
+def printable(line: str) -> str:
+    """Without what moves the cursor, colours or turns text round: names come from files of strangers."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def json_text(value: object, default: Callable[[Any], object] | None = None) -> str:
@@ -63,7 +75,7 @@ def summary_text(result: ConversionResult, seconds: float) -> str:
         f"{names}: {size_text(result.bytes_in)} -> {size_text(size_out)} in {seconds:.2f} s, "
         f"{(result.bytes_in + size_out) / seconds / 1e9:.2f} GB/s, peak memory {size_text(peak_memory())}"
     )
-    return "\n".join(lines)
+    return text_of(lines)
 
 
 def summary_json(result: ConversionResult, seconds: float) -> str:
@@ -107,7 +119,7 @@ def plan_text(prepared: Preparation) -> str:
         lines += table(rows, right={5, 6})
         lines.append(f"{output['path']}: {output['type']}, {len(output['tensors'])} tensors, {output['bytes']} bytes")
     lines += [f"note: {note}" for note in prepared.notes]
-    return "\n".join(lines)
+    return text_of(lines)
 
 
 def plan_json(prepared: Preparation) -> str:
@@ -117,6 +129,7 @@ def plan_json(prepared: Preparation) -> str:
 
 def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
     """Rows as aligned lines; right: the columns aligned to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -1,84 +1,148 @@
-"""Points on two axes as inline SVG. Knows nothing of what they mean."""
+"""Plots as inline SVG in their natural size: points over named columns, and a grid of shaded cells.
+
+Knows nothing of what they mean; colours are the page's (classes axis, dot, cell, none, off, cross).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 1000, 340, 56, 44, 12, 190
-# Okabe and Ito's colours, which colour-blind readers tell apart, and two greys.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#888888", "#5b4b8a")
-_MARKED = "#c62828"
+_CHARACTER, _LONGEST = 6.7, 40  # pixels that a letter takes on average; letters of a label
 
 
-class Point(NamedTuple):
-    """x, y: in the axes' units. label: shown when pointed at. is_marked: drawn to be noticed."""
+class Mark(NamedTuple):
+    """A point or a cell. value: None is no error at all. label: shown when pointed at. target: the id that it leads to.
 
-    x: float
-    y: float
-    label: str
-    is_marked: bool = False
-
-
-class Series(NamedTuple):
-    name: str
-    points: Sequence[Point]
-
-
-def scatter(
-    series: Sequence[Series],
-    x_label: str,
-    y_label: str,
-    *,
-    names: Sequence[str] = (),
-    joined: bool = False,
-    base: tuple[float, float] | None = None,
-) -> str:
-    """The plot as one <svg>. names: of x = 0, 1, 2 ..., instead of numbers. joined: points of a series by a line.
-
-    base: values that the y axis holds in any case.
+    is_off: drawn to be noticed.
     """
-    points = [point for one in series for point in one.points]
-    last = len(names) - 0.5 if names else max(point.x for point in points)
-    x0, x1 = (-0.5, last) if names else (0.0, max(last, 1.0))
-    ticks = _ticks([point.y for point in points] + list(base or ()))
-    y0, y1 = ticks[0], ticks[-1]
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            _LEFT + (x - x0) / (x1 - x0) * (_WIDTH - _LEFT - _RIGHT),
-            _HEIGHT - _BOTTOM - (y - y0) / (y1 - y0) * (_HEIGHT - _BOTTOM - _TOP),
-        )
+    value: float | None
+    label: str
+    target: str
+    is_off: bool = False
 
-    out = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(y_label)} by {escape(x_label)}">']
+
+def columns(series: Mapping[str, Sequence[Mark]], y_label: str, *, base: Sequence[float] = ()) -> str:
+    """Each series as a column of points, side by side in their order. base: values that the y axis holds in any case.
+
+    Marks without a value are left out.
+    """
+    shown = {name: [mark for mark in marks if mark.value is not None] for name, marks in series.items()}
+    left, top, height, bottom = 64, 12, 260, 34
+    apart = min(7.0, 900 / sum(map(len, shown.values())))
+    widths = [max(12 + apart * len(marks), 12 + _CHARACTER * len(_short(name)), 70) for name, marks in shown.items()]
+    width = left + sum(widths) + 12
+    ticks = _ticks([mark.value for marks in shown.values() for mark in marks if mark.value is not None] + list(base))
+
+    def y_of(value: float) -> float:
+        return top + height * (ticks[-1] - value) / (ticks[-1] - ticks[0])
+
+    out = [_svg(width, top + height + bottom, f"{y_label} by column")]
     for tick in ticks:
-        x, y = place(x0, tick)
-        out.append(f'<line class="axis" x1="{x:.1f}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text x="{x - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for at, name in enumerate(names) if names else ((tick, f"{tick:g}") for tick in _whole_ticks(x1)):
-        x, y = place(at, y0)
-        out.append(f'<text x="{x:.1f}" y="{y + 17:.1f}" text-anchor="middle">{escape(name)}</text>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    out.append(f'<text x="{middle:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
-    turned = f"rotate(-90 14 {_HEIGHT / 2:.0f})"
-    out.append(f'<text x="14" y="{_HEIGHT / 2:.0f}" text-anchor="middle" transform="{turned}">{escape(y_label)}</text>')
-    for index, one in enumerate(series):
-        colour = _COLOURS[index % len(_COLOURS)]
-        if joined and len(one.points) > 1:
-            path = " ".join("{:.1f},{:.1f}".format(*place(point.x, point.y)) for point in one.points)
-            out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-opacity=".45"/>')
-        for point in one.points:
-            x, y = place(point.x, point.y)
-            radius, fill = (6, _MARKED) if point.is_marked else (3, colour)
-            title = f"<title>{escape(point.label)}</title>"
-            out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}">{title}</circle>')
-        if len(series) > 1 and not names:
-            y = _TOP + 14 + 17 * index
-            out.append(f'<circle cx="{_WIDTH - _RIGHT + 16}" cy="{y - 4}" r="4" fill="{colour}"/>')
-            out.append(f'<text x="{_WIDTH - _RIGHT + 26}" y="{y}">{escape(one.name)}</text>')
+        y = y_of(tick)
+        out.append(f'<line class="axis" x1="{left}" x2="{width - 12:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(_text(left - 8, y + 4, f"{tick:g}", "end"))
+    out.append(_upright(14, top + height / 2, y_label))
+    x = float(left)
+    for (name, marks), wide in zip(shown.items(), widths, strict=True):
+        out.append(_text(x + wide / 2, top + height + 20, _short(name)))
+        for index, mark in enumerate(marks):
+            at, radius = x + 6 + (wide - 12) * (index + 0.5) / len(marks), 4.5 if mark.is_off else 3
+            kind = "dot off" if mark.is_off else "dot"
+            circle = f'<circle class="{kind}" cx="{at:.1f}" cy="{y_of(mark.value or 0.0):.1f}" r="{radius}">'
+            out.append(_linked(mark, f"{circle}<title>{escape(mark.label)}</title></circle>"))
+        x += wide
     return "\n".join([*out, "</svg>"])
+
+
+def grid(
+    rows: Mapping[str, Mapping[int, Mark]], x_label: str, first: str, unit: str, *, base: Sequence[float] = ()
+) -> str:
+    """Row by row the marks at their columns, the smaller the value the fuller. Column -1 is called `first`.
+
+    The legend below says what shades mean. unit: of the values. base: values that the shades reach in any case.
+    """
+    columns = sorted({column for marks in rows.values() for column in marks})
+    last = columns[-1]
+    side, tall, gap = min(max(880 // max(last + 2, 1), 7), 26), 20, 14 if columns[0] < 0 else 0
+    left, top = 16 + round(_CHARACTER * max(len(_short(name)) for name in rows)), 6
+    below = top + tall * len(rows)
+    width = max(left + gap + side * (last + 2) + 12, left + 470)
+    values = [mark.value for marks in rows.values() for mark in marks.values() if mark.value is not None]
+    ticks = _ticks([*values, *base] or [0.0])
+
+    def shade(value: float) -> float:
+        return 1 - 0.85 * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    def x_of(column: int) -> float:
+        start = left + (side + gap if gap else 0)
+        return left if column < 0 else start + side * column
+
+    out = [_svg(width, below + 84, f"{unit} by {x_label}")]
+    for index, (name, marks) in enumerate(rows.items()):
+        y = top + tall * index
+        out.append(_text(left - 8, y + 14, _short(name), "end"))
+        for column, mark in marks.items():
+            opacity = None if mark.value is None else shade(mark.value)
+            cell = _cell(x_of(column), y, side - 1, tall - 1, opacity, mark.label, is_off=mark.is_off)
+            out.append(_linked(mark, cell))
+    if gap:
+        out.append(_text(left + side / 2, below + 15, first))
+    step = max(round(_round_step(last * (18 if last < 100 else 26) / (side * max(last, 1)))), 1) if last > 0 else 1
+    out += [_text(x_of(n) + side / 2, below + 15, str(n)) for n in range(0, last + 1, step)]
+    out.append(_text((x_of(0) + x_of(last) + side) / 2, below + 34, x_label))
+    return "\n".join([*out, *_shades(left, below + 46, ticks, shade, unit), "</svg>"])
+
+
+def _shades(x: float, y: float, ticks: Sequence[float], shade: Callable[[float], float], unit: str) -> list[str]:
+    """The legend of a grid: what is off, what has no error, and values from the fullest to the lightest."""
+    out = []
+    wide = 34
+    for label, opacity, is_off in (
+        ("off", 0.0, True),
+        ("no error", None, False),
+        *((f"{tick:g}", shade(tick), False) for tick in ticks),
+    ):
+        out.append(_cell(x, y, wide - 1, 14, opacity, label, is_off=is_off))
+        out.append(_text(x + wide / 2, y + 28, label))
+        x += wide + (30 if opacity is None else 14 if is_off else 0)
+    return [*out, _text(x + 8, y + 11, unit, "start")]
+
+
+def _cell(x: float, y: float, wide: float, tall: float, opacity: float | None, label: str, *, is_off: bool) -> str:
+    kind = "cell off" if is_off else "none" if opacity is None else "cell"
+    fill = "" if is_off or opacity is None else f' fill-opacity="{opacity:.2f}"'
+    title = f"<title>{escape(label)}</title>"
+    rect = f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{wide}" height="{tall}"{fill}>{title}</rect>'
+    if not is_off:
+        return rect
+    a, b, c, d = x + wide / 2 - 3, x + wide / 2 + 3, y + tall / 2 - 3, y + tall / 2 + 3
+    return f'{rect}<path class="cross" d="M{a:.1f} {c:.1f} L{b:.1f} {d:.1f} M{a:.1f} {d:.1f} L{b:.1f} {c:.1f}"/>'
+
+
+def _linked(mark: Mark, shape: str) -> str:
+    return f'<a href="#{escape(mark.target)}">{shape}</a>'
+
+
+def _svg(width: float, height: float, label: str) -> str:
+    return f'<svg width="{width:.0f}" height="{height:.0f}" role="img" aria-label="{escape(label)}">'
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _upright(x: float, y: float, text: str) -> str:
+    turned = f'transform="rotate(-90 {x:.0f} {y:.0f})"'
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle" {turned}>{escape(text)}</text>'
+
+
+def _short(name: str) -> str:
+    """Cut in its middle, so that begin and end tell it from others."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 2]}...{name[1 - _LONGEST // 2 :]}"
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
@@ -87,11 +151,6 @@ def _ticks(values: Sequence[float]) -> list[float]:
     step = _round_step((high - low) / 5 or 1.0)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [step * n for n in range(first, max(last, first + 1) + 1)]
-
-
-def _whole_ticks(last: float) -> list[float]:
-    step = max(round(_round_step(last / 10)), 1)
-    return [float(n) for n in range(0, int(last) + 1, step)]
 
 
 def _round_step(step: float) -> float:

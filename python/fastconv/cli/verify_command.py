@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import sys
 from typing import Any
 
 from fastconv.cli.progress_bar import with_bar
@@ -56,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(verify_report.as_json(result))
     else:
-        text = verify_report.as_text(result, quiet=arguments.quiet)
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        text = verify_report.as_text(result, quiet=arguments.quiet, width=width)
         if text:
             print(text)
     return 0 if result.is_fine else 1

@@ -1,139 +1,295 @@
-"""A verification as a page in one file: verdict, plots, tables. No scripts, nothing loaded from elsewhere."""
+"""A verification as a page in one file: verdict, plots, tables. Nothing is loaded from elsewhere.
+
+verify_page.html is the frame. Its script sorts tables; the page's policy lets no other run, whatever tensors are named.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
+import os
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from string import Template
+from typing import TYPE_CHECKING, NamedTuple
 
-from fastconv.cli.svg_plot import Point, Series, scatter
-from fastconv.cli.verify_report import COLUMNS, closing_line, row
+from fastconv.cli.report import printable, text_of
+from fastconv.cli.svg_plot import Mark, columns, grid
+from fastconv.cli.verify_report import counted, kinds, number, problems, share, snr, states
 
 if TYPE_CHECKING:
     from fastconv.verification.findings import TensorCheck, Verification
 
-_LAYER = re.compile(r"(?:^|\.)(?:blk|layers|h|block)\.(\d{1,6})\.(.+)")
+_LAYER = re.compile(r"(?:^|\.)(?:blk|layers|h|block)\.(\d{1,3})\.(.+)")
 _ENDINGS = re.compile(r"^(self_attn|mlp|attention|feed_forward)\.|\.weight$")
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2128; --soft: #667; --line: #d9dde3; --back: #fff; --good: #1a7f37;
-  --bad: #c62828; --card: #f6f8fa; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --soft: #9aa3ad; --line: #333a42; --back: #14171b;
-  --good: #4cc26a; --bad: #ff7b72; --card: #1d2228; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); max-width: 1100px;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
-.verdict { padding: .7rem 1rem; border-left: 5px solid; background: var(--card); border-radius: 4px; }
-.good { border-color: var(--good); } .bad { border-color: var(--bad); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child, th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; }
-tr.off td { color: var(--bad); font-weight: 600; } svg { width: 100%; height: auto; }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif; } svg .axis { stroke: var(--line); }
-p.about { color: var(--soft); }
-"""
+_OTHER_NUMBER = re.compile(r"\d+(?=\.)")
+
+
+class _Head(NamedTuple):
+    """A column of the table of tensors. kind: classes of its cells; numbers need none."""
+
+    name: str
+    about: str
+    kind: str = ""
+
+
+class _Cell(NamedTuple):
+    """value: what the column is sorted by."""
+
+    text: str
+    value: str
+
+
+_HEADS = (
+    _Head("tensor", "name in the file", "text name"),
+    _Head("type", "how its values are stored", "text"),
+    _Head("shape", "rows x columns", "text"),
+    _Head("verdict", "exact, close, off or unchecked", "text"),
+    _Head("RMSE", "root of the mean squared error, in units of the weights"),
+    _Head("max error", "largest error of a single weight"),
+    _Head("SNR (dB)", "signal-to-noise ratio in decibels; higher is better"),
+    _Head("cosine", "of the angle between the file's values and the source's; 1 is the same direction"),
+    _Head("same blocks", "how many blocks are, byte for byte, what the source encodes to"),
+    _Head("share of dW", "part of the adapters' change that is in the file; 1 is all of it"),
+    _Head("what is wrong", "and where", "text reason"),
+)
+_EXPLAINED = (
+    ("exact", "Byte for byte what the source encodes to."),
+    ("close", "Other bytes, from another encoder or another order of arithmetic, within what the type reaches."),
+    ("off", "Not what it should be: the reason says what is wrong and where, rows and columns counted from 0."),
+    ("unchecked", "Of a type that can be neither decoded nor made here."),
+    (
+        "RMSE",
+        "Root mean square of the differences between the file's values and the source's, in units of the weights.",
+    ),
+    (
+        "SNR",
+        "Mean square of the source's values over that of the differences, in decibels: 10 dB more is a tenth of the "
+        "squared error. Every type has its own level; a tensor far from others of its type deserves a look.",
+    ),
+    (
+        "dW",
+        "What the adapters (LoRA) add to the weights. A share of 0 is a forgotten adapter, 1 one that is all there.",
+    ),
+)
 
 
 def page(result: Verification) -> str:
     """The page as HTML."""
-    verdict = "The file is fine." if result.is_fine else "The file is not what it should be."
-    kind = "good" if result.is_fine else "bad"
-    parts = [
-        f"<h1>{escape(result.path)}</h1>",
-        f'<div class="verdict {kind}"><b>{verdict}</b><br>{escape(closing_line(result))}</div>',
+    body = [
+        f"<h1>{escape(os.path.basename(result.path.rstrip('/')) or result.path)}</h1>",
+        f'<p class="verdict {"good" if result.is_fine else "bad"}">{escape(_verdict(result))}</p>',
         _facts(result),
-        _listing("What is wrong", [*map(str, result.findings), *(f"tensor {c.name}: {c.reason}" for c in result.off)]),
-        _listing("Notes", result.notes),
+        _wrong(result),
+        _section("Notes", "", "".join(f"<li>{escape(note)}</li>" for note in result.notes), "ul"),
     ]
     if result.tensors:
-        parts += [_by_layer(result.tensors), _by_type(result.tensors), _deltas(result.tensors), _table(result.tensors)]
-    title = f"{escape(result.path)}: verification"
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n'
-        + "\n".join(part for part in parts if part)
-        + "\n</body></html>\n"
+        ids = {check.name: f"t{index}" for index, check in enumerate(result.tensors)}
+        body += [_by_layer(result.tensors, ids), _by_type(result.tensors, ids), _deltas(result.tensors, ids)]
+        body += [_tensors(result.tensors, ids), _explained()]
+    frame, script = _beside("html"), _beside("js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    title = f"{escape(printable(result.path))}: {'fine' if result.is_fine else 'NOT fine'}"
+    return Template(frame).substitute(
+        title=title,
+        script=script,
+        script_hash=f"sha256-{digest}",
+        body=text_of("\n".join(filter(None, body)).split("\n")),
     )
+
+
+def _beside(suffix: str) -> str:
+    with open(f"{os.path.splitext(__file__)[0]}.{suffix}", encoding="utf-8") as file:
+        return file.read()
+
+
+def _verdict(result: Verification) -> str:
+    if not result.is_fine:
+        rules = [counted(len(result.findings), "rule") + " broken"] if result.findings else []
+        tensors = [f"{counted(len(result.off), 'tensor')} of {result.n_tensors} off"] if result.off else []
+        return f"The file is not what it should be: {', '.join([*tensors, *rules])}."
+    if result.source is None:
+        return "Nothing is wrong with the file itself. It was not held against a source."
+    return "The file is fine: every tensor that could be checked is what its source should give."
 
 
 def _facts(result: Verification) -> str:
-    facts = [("Format", result.format), ("Tensors", str(result.n_tensors))]
-    if result.source is not None:
-        facts.append(("Held against", result.source))
-    facts += [("Adapter", adapter) for adapter in result.adapters]
-    if result.checksum is not None:
-        facts.append(("SHA-256", "as stated beside it" if result.checksum == "ok" else "not the one beside it"))
-    return "<p>" + "<br>".join(f"{label}: <b>{escape(value)}</b>" for label, value in facts) + "</p>"
+    """A line for each thing that was checked, or was not."""
+    rules = counted(len(result.findings), "rule") + " broken" if result.findings else "all rules of the format are kept"
+    sums = {None: "none stands beside it", "ok": "as stated beside it", "off": "not the one that is stated beside it"}
+    values = states(result) or "none compared"
+    if result.source is None:
+        values = "every value looked through for NaN and infinity; not compared, for no source was given (--against)"
+    facts = [
+        ("File", result.path, False),
+        ("Format", f"{result.format}, {counted(result.n_tensors, 'tensor')}", False),
+        *([("Source", result.source, False)] if result.source is not None else []),
+        *(("Adapter", adapter, False) for adapter in result.adapters),
+        ("Structure", rules, bool(result.findings)),
+        ("Values", values, bool(result.off)),
+        ("SHA-256", sums[result.checksum], result.checksum == "off"),
+    ]
+    lines = (
+        f'<dt>{label}</dt><dd class="{"bad" if is_bad else ""}">{escape(fact)}</dd>' for label, fact, is_bad in facts
+    )
+    return f"<dl>{''.join(lines)}</dl>"
 
 
-def _listing(title: str, lines: Sequence[str]) -> str:
-    if not lines:
-        return ""
-    return f"<h2>{title}</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+def _wrong(result: Verification) -> str:
+    items = [f"<li>{escape(str(finding))}</li>" for finding in result.findings]
+    for problem in problems(result.off):
+        first = f" (figures of {problem.tensors[0]})" if problem.has_figures else ""
+        names = ", ".join(f"<code>{escape(kind)}</code>" for kind in kinds(problem.tensors))
+        where = f"<b>{counted(len(problem.tensors), 'tensor')}</b>: {escape(problem.what + first)}"
+        items.append(f"<li>{where}<br>{names}</li>")
+    return _section("What is wrong", "", "".join(items), "ul")
 
 
-def _by_layer(checks: Iterable[TensorCheck]) -> str:
-    series: dict[str, list[Point]] = defaultdict(list)
+def _by_layer(checks: Sequence[TensorCheck], ids: dict[str, str]) -> str:
+    cells: dict[str, dict[int, list[TensorCheck]]] = defaultdict(lambda: defaultdict(list))
     for check in checks:
-        match = _LAYER.search(check.name)
-        if match and math.isfinite(check.snr_db):
-            module = _ENDINGS.sub("", _ENDINGS.sub("", match[2]))
-            series[module].append(Point(int(match[1]), check.snr_db, _label(check), check.state == "off"))
-    if not series:
+        if not math.isnan(check.snr_db) or check.state == "off":
+            match = _LAYER.search(check.name)
+            module = _ENDINGS.sub("", _ENDINGS.sub("", match[2] if match else check.name))
+            cells[_OTHER_NUMBER.sub("*", module)][int(match[1]) if match else -1].append(check)
+    if not cells:
         return ""
-    plot = scatter([Series(name, sorted(points)) for name, points in series.items()], "layer", "SNR in dB", joined=True)
-    about = "Signal-to-noise ratio of every tensor against the merged source; higher is better. Equal values have none."
-    return f'<h2>Error by layer</h2><p class="about">{about}</p>{plot}'
+    # Tensors of all layers first, in the order of the file, then those of none.
+    ordered = sorted(cells, key=lambda module: max(cells[module]) < 0)
+    rows = {module: {layer: _worst(found, ids) for layer, found in cells[module].items()} for module in ordered}
+    about = (
+        "Each cell is a tensor, by its layer and its part of the layer; the fuller the colour, the larger the error, "
+        "as a signal-to-noise ratio. Point at a cell for its figures, click for its row in the table."
+    )
+    return _section("Error by layer", about, grid(rows, "layer", "none", "SNR in dB", base=_span(checks)), "wide")
 
 
-def _by_type(checks: Iterable[TensorCheck]) -> str:
+def _by_type(checks: Sequence[TensorCheck], ids: dict[str, str]) -> str:
     groups: dict[str, list[TensorCheck]] = defaultdict(list)
     for check in checks:
-        if math.isfinite(check.snr_db):
-            groups[check.type].append(check)
+        groups[check.type].append(check)
+    medians = {
+        name: statistics.median([c.snr_db for c in found]) for name, found in groups.items() if _has_errors(found)
+    }
+    ordered = sorted(medians, key=lambda name: medians[name])
+    series = {name: [_mark(check, ids) for check in groups[name]] for name in ordered}
+    plot = columns(series, "SNR in dB", base=_span(checks)) if series else ""
+    rows = []
+    for name in sorted(groups, key=lambda name: medians.get(name, math.inf)):
+        found = [check for check in groups[name] if not math.isnan(check.snr_db)]
+        levels = sorted(found, key=lambda check: check.snr_db)
+        lowest, middle = (snr(levels[0]), snr(levels[(len(levels) - 1) // 2])) if levels else ("", "")
+        worst = escape(levels[0].name) if _has_errors(levels) else ""
+        counts = (str(len(groups[name])), str(sum(check.state == "off" for check in groups[name])))
+        cells = "".join(f"<td>{cell}</td>" for cell in (*counts, middle, lowest))
+        rows.append(f'<tr><td class="text">{escape(name)}</td>{cells}<td class="text">{worst}</td></tr>')
+    heads = "<th>tensors</th><th>off</th><th>median SNR (dB)</th><th>lowest SNR (dB)</th>"
+    table = (
+        f'<table><thead><tr><th class="text">type</th>{heads}<th class="text">lowest in</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+    about = (
+        "Each point is a tensor, in the order of the file; higher is better. Tensors of one type lie close together; "
+        "those without error have no point."
+    )
+    return _section("Error by type", about, plot + table, "wide")
+
+
+def _deltas(checks: Iterable[TensorCheck], ids: dict[str, str]) -> str:
+    groups: dict[str, list[Mark]] = defaultdict(list)
+    for check in checks:
+        if check.delta_share is not None:
+            label = f"{check.name}: {check.delta_share:.3f} of dW"
+            groups[check.type].append(Mark(check.delta_share, label, ids[check.name], check.state == "off"))
     if not groups:
         return ""
-    ordered = sorted(groups, key=lambda name: min(check.snr_db for check in groups[name]))
-    series = [
-        Series(
-            name,
-            [
-                # Spread over the width of the column, in the order of the file.
-                Point(at + 0.6 * (i + 0.5) / len(groups[name]) - 0.3, check.snr_db, _label(check), check.state == "off")
-                for i, check in enumerate(groups[name])
-            ],
-        )
-        for at, name in enumerate(ordered)
-    ]
-    return f"<h2>Error by type</h2>{scatter(series, 'type', 'SNR in dB', names=ordered)}"
-
-
-def _deltas(checks: Iterable[TensorCheck]) -> str:
-    merged = [check for check in checks if check.delta_share is not None]
-    if not merged:
-        return ""
-    points = [
-        Point(index, check.delta_share or 0.0, f"{check.name}: {check.delta_share:.3f}", check.state == "off")
-        for index, check in enumerate(merged)
-    ]
-    about = "How much of the adapters' change each tensor holds: 1 is all of it, 0 a forgotten adapter."
-    plot = scatter([Series("share", points)], "merged tensors in the order of the file", "share of dW", base=(0.0, 1.0))
-    return f'<h2>Adapters</h2><p class="about">{about}</p>{plot}'
-
-
-def _table(checks: Iterable[TensorCheck]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
-    body = "\n".join(
-        f'<tr class="{check.state}" title="{escape(check.reason)}">'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row(check))
-        + "</tr>"
-        for check in checks
+    about = (
+        "How much of the adapters' change (dW) each merged tensor holds, by type, in the order of the file: 1 is all "
+        "of it, 0 a forgotten adapter. Small changes are lost in coarse types, which then scatter around 1."
     )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
-    return f'<h2>Tensors</h2><div class="wide">{table}</div>'
+    return _section("Adapters", about, columns(groups, "share of dW", base=(0.0, 1.0)), "wide")
 
 
-def _label(check: TensorCheck) -> str:
-    return f"{check.name} ({check.type}): {check.snr_db:.1f} dB, RMSE {check.rmse:.3g}"
+def _tensors(checks: Sequence[TensorCheck], ids: dict[str, str]) -> str:
+    rows = [_cells(check) for check in checks]
+    kept = [column for column in range(len(_HEADS)) if any(cells[column].text for cells in rows)]
+    heads = "".join(
+        f'<th class="{head.kind}" title="{escape(head.about)}"><button>{head.name}</button></th>'
+        for head in (_HEADS[column] for column in kept)
+    )
+    body = "\n".join(
+        f'<tr id="{ids[check.name]}" class="{check.state}">'
+        + "".join(
+            f'<td class="{_HEADS[at].kind}" data-value="{escape(cells[at].value)}">{escape(cells[at].text)}</td>'
+            for at in kept
+        )
+        + "</tr>"
+        for check, cells in zip(checks, rows, strict=True)
+    )
+    table = f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>'
+    return _section("Tensors", "Click a title to sort by it, once more for the other way.", table, "wide tall")
+
+
+def _cells(check: TensorCheck) -> tuple[_Cell, ...]:
+    """Those of _HEADS."""
+    same = check.blocks - check.differing
+    blocks = f"{same} of {check.blocks}" if check.differing else "all"
+    return (
+        _Cell(check.name, check.name),
+        _Cell(check.type, check.type),
+        _Cell(" x ".join(map(str, check.shape)), str(math.prod(check.shape))),
+        _Cell(check.state, check.state),
+        _Cell(number(check.rmse), _sortable(check.rmse)),
+        _Cell(number(check.max_error), _sortable(check.max_error)),
+        _Cell(snr(check), _sortable(check.snr_db)),
+        _Cell("" if math.isnan(check.cosine) else f"{check.cosine:.6f}", _sortable(check.cosine)),
+        _Cell(blocks, str(same / check.blocks)) if check.blocks else _Cell("", ""),
+        _Cell(share(check), _sortable(math.nan if check.delta_share is None else check.delta_share)),
+        _Cell(check.reason, check.reason),
+    )
+
+
+def _sortable(value: float) -> str:
+    """As JavaScript reads it; nothing for what is none."""
+    return "" if math.isnan(value) else repr(float(value)).replace("inf", "Infinity")
+
+
+def _explained() -> str:
+    lines = "".join(f"<dt>{word}</dt><dd>{meaning}</dd>" for word, meaning in _EXPLAINED)
+    return _section("How to read this page", "", lines, "dl")
+
+
+def _section(title: str, about: str, content: str, kind: str) -> str:
+    """Nothing without content. kind: "ul" or "dl", or classes of a <div>."""
+    if not content:
+        return ""
+    said = f'<p class="about">{escape(about)}</p>' if about else ""
+    inner = f"<{kind}>{content}</{kind}>" if kind in ("ul", "dl") else f'<div class="{kind}">{content}</div>'
+    return f"<h2>{title}</h2>{said}{inner}"
+
+
+def _span(checks: Sequence[TensorCheck]) -> list[float]:
+    """Axes hold at least 10 dB, so that the scatter within a type looks as small as it is."""
+    levels = [check.snr_db for check in checks if math.isfinite(check.snr_db)]
+    return [min(levels), min(levels) + 10] if levels else []
+
+
+def _has_errors(checks: Sequence[TensorCheck]) -> bool:
+    return any(math.isfinite(check.snr_db) for check in checks)
+
+
+def _worst(checks: Sequence[TensorCheck], ids: dict[str, str]) -> Mark:
+    """Of tensors that share a cell, as experts do: off before any other, then the one of the lowest SNR."""
+    worst = min(checks, key=lambda check: (check.state != "off", check.snr_db))
+    mark = _mark(worst, ids)
+    return mark if len(checks) == 1 else mark._replace(label=f"worst of {len(checks)}: {mark.label}")
+
+
+def _mark(check: TensorCheck, ids: dict[str, str]) -> Mark:
+    level = f"{check.snr_db:.1f} dB, RMSE {check.rmse:.3g}" if math.isfinite(check.snr_db) else snr(check)
+    label = f"{check.name} ({check.type}): {check.reason or level}"
+    return Mark(check.snr_db if math.isfinite(check.snr_db) else None, label, ids[check.name], check.state == "off")

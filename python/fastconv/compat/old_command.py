@@ -14,7 +14,9 @@ def run(translate: Callable[[Sequence[str]], list[str]], argv: Sequence[str] | N
     try:
         arguments = translate(sys.argv[1:] if argv is None else argv)
     except FastconvError as error:
-        print(f"fastconv: error: {error}", file=sys.stderr)
+        from fastconv.cli.report import printable
+
+        print(f"fastconv: error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     return cli.main(arguments)
 
