@@ -10,6 +10,21 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+LONGEST_NAME = 200
+_LONGEST_PART = 1000
+
+
+def printable(text: str) -> str:
+    """A line of text as a terminal can show it: control characters and their like, which files from strangers may hold
+    in names, are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
 
 class FastconvError(Exception):
     """Bad input or a run that cannot succeed. The command line prints it as one line and exits with `exit_code`.
@@ -39,10 +54,11 @@ class FastconvError(Exception):
         super().__init__(self._line())
 
     def _line(self) -> str:
-        where = [part for part in (self.file, self.tensor and f"tensor {self.tensor}") if part]
-        line = ": ".join([*where, self.what])
+        # Names as they are: an odd one must be found again.
+        where = [self.file, self.tensor and f"tensor {shortened(self.tensor, LONGEST_NAME)}"]
+        line = shortened(self.what, _LONGEST_PART)
         sides = [
-            f"{label} {value}"
+            f"{label} {shortened(str(value), _LONGEST_PART)}"
             for label, value in (("found", self.found), ("expected", self.expected))
             if value is not None
         ]
@@ -50,7 +66,7 @@ class FastconvError(Exception):
             line += f": {', '.join(sides)}"
         if self.fix:
             line += f"; {self.fix}"
-        return " ".join(line.split())
+        return ": ".join(printable(part) for part in (*where, " ".join(line.split())) if part)
 
 
 class UsageError(FastconvError):

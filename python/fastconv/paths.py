@@ -23,6 +23,14 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return mode is not None and stat.S_ISDIR(mode)
 
 
+def is_path(text: str) -> bool:
+    """Whether the system takes it for the name of a file: no null character, nothing that it cannot spell."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def _mode(path: str | os.PathLike[str]) -> int | None:
     try:
         return os.stat(path).st_mode

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from fastconv.errors import UsageError
+from fastconv.paths import is_path
 
 TARGETS: dict[str, tuple[str, int]] = {
     "gguf": ("gguf", 3),
@@ -21,6 +22,7 @@ TARGETS: dict[str, tuple[str, int]] = {
 
 _LEAST_REAL, _LARGEST_REAL = 2.0**-126, 2.0**127  # of float32, which is what files hold
 _MOST_THREADS = 1 << 16
+_MOST_BYTES = 1 << 60
 _LONGEST_CONTEXT = (1 << 31) - 1  # what readers of either format hold
 
 # Formats whose target is a folder, and what it is called beside the input.
@@ -97,11 +99,15 @@ class ConvertRequest:
             ("--outfile", self.outfile),
             ("--vocab-dir", self.vocab_dir),
             ("--imatrix", self.imatrix),
-            *(("the pattern of --tensor-type", pattern) for pattern, _ in self.tensor_types),
+            ("--checkpoint-name", self.checkpoint_name),
             *(("--lora", path) for path, _ in self.adapters),
         ):
             if path == "":
                 raise UsageError(f"{option} is an empty name")
+            if path is not None and not is_path(path):
+                raise UsageError(f"{option} is no name that a file can have", found=ascii(path))
+        if any(pattern == "" for pattern, _ in self.tensor_types):
+            raise UsageError("the pattern of --tensor-type is empty")
         if self.outfile == "-":
             raise UsageError("cannot write to standard output: a file is written at many places at once")
         if self.to not in TARGETS:
@@ -115,6 +121,8 @@ class ConvertRequest:
         for option, number, largest in (
             ("--concurrency", self.threads, _MOST_THREADS),
             ("--ctx", self.n_ctx, _LONGEST_CONTEXT),
+            ("--max-memory", self.max_memory, _MOST_BYTES),
+            ("--shard-size", self.shard_size, _MOST_BYTES),
         ):
             if number is not None and not 1 <= number <= largest:
                 raise UsageError(f"{option} is out of range", found=number, expected=f"1 to {largest}")
@@ -133,10 +141,6 @@ class ConvertRequest:
             raise UsageError("unknown --litgpt-layout", found=self.litgpt_layout, expected=expected)
         if self.resume and not self.sync:
             raise UsageError("--resume goes on from what is on the disk: it does not go with --no-sync")
-        if self.max_memory is not None and self.max_memory < 1:
-            raise UsageError("--max-memory is out of range", found=self.max_memory, expected="1 or more")
-        if self.shard_size < 1:
-            raise UsageError("--shard-size is out of range", found=self.shard_size, expected="1 or more")
         if not self.outtypes:
             raise UsageError("no output type was given")
         if len({name.lower() for name in self.outtypes}) != len(self.outtypes):
@@ -147,6 +151,8 @@ class ConvertRequest:
                 found=self.outfile,
                 fix="put {type} where the type belongs",
             )
+        if self.vocab_only and TARGETS[self.to][0] in _FOLDERS:
+            raise UsageError("--vocab-only is for GGUF and GGJT", found=f"--to {self.to}")
         if self.vocab_only and (self.adapters or len(self.outtypes) > 1):
             raise UsageError("--vocab-only writes no tensors: it goes with neither --lora nor several types")
         self._check_recipe()
@@ -208,11 +214,11 @@ class ConvertRequest:
         return suffix if suffix in formats and not os.path.isdir(self.outfile or "") else None
 
 
-def byte_size(value: int | str) -> int:
+def byte_size(value: int | str, option: str) -> int:
     """5GB, 500MB, 64K or a number of bytes: powers of 1000, or 1024 as in GiB. Raises UsageError for others."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([KMGT])(I?)B?|B?)", str(value).upper())
+    match = re.fullmatch(r"(\d{1,30}(?:\.\d{1,30})?) *(?:([KMGT])(I?)B?|B?)", str(value).upper())
     if match is None:
-        raise UsageError("is no size", found=value, expected="a number of bytes, or one like 5GB")
+        raise UsageError(f"{option} is no size", found=value, expected="a number of bytes, or one like 5GB")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " "))
 
 

@@ -88,10 +88,22 @@ def test_an_exception_in_progress_leaves_nothing(model: Path, tmp_path: Path) ->
         ({"nonfinite": "drop"}, "unknown --nonfinite: found drop"),
         ({"vocab_type": "wordpiece"}, "unknown --vocabtype: found wordpiece"),
         ({"vocab_only": True, "lora": ["x"]}, "--vocab-only writes no tensors"),
+        ({"vocab_only": True, "to": "hf"}, "--vocab-only is for GGUF and GGJT: found --to hf"),
+        ({"vocab_only": True, "to": "litgpt"}, "--vocab-only is for GGUF and GGJT: found --to litgpt"),
         ({"lora": ""}, "--lora is an empty name"),
+        ({"lora": "a\0b"}, r"--lora is no name that a file can have: found 'a\\x00b'"),
+        ({"imatrix": "\ud800"}, r"--imatrix is no name that a file can have: found '\\ud800'"),
+        ({"max_memory": 1 << 70}, "--max-memory is out of range"),
     ],
 )
 def test_wrong_options(model: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         fastconv.convert(model, tmp_path / "m.gguf", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "m.gguf").exists()
+
+
+def test_names_of_outputs_that_no_file_can_have(model: Path, tmp_path: Path) -> None:
+    for name in ("a\0b", "\ud800"):
+        for target in ("gguf", "hf", "litgpt"):
+            with pytest.raises(UsageError, match="--outfile is no name that a file can have"):
+                fastconv.convert(model, f"{tmp_path}/{name}", to=target)

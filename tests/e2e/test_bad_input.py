@@ -280,6 +280,30 @@ def test_one_line_and_nothing_left(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert snapshot(tmp_path) == before
 
 
+HOSTILE = "model.\x1b[2J\r\nfastconv: all is well\u202e\x7f\x9b"
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "n" * 5000])
+def test_names_cannot_speak_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    folder = tmp_path / "model"
+    models.write_hf(folder, SHAPE)
+    rewrite(folder, lambda tensors: tensors.update({name: np.ones(2, np.float32)}))
+    assert main(["convert", str(folder)]) == 1
+    shown = capfd.readouterr().err
+    assert main(["convert", str(folder), "--dump-single"]) == 0
+    assert main(["inspect", str(folder)]) == 0
+    assert main(["verify", str(folder)]) == 1
+    out, err = capfd.readouterr()
+    assert shown.count("\n") == 1
+    assert err == ""
+    for line in (shown + out).splitlines():
+        assert line.isprintable()
+        assert len(line) < 1000
+        assert not line.startswith("fastconv: all")
+    if name is HOSTILE:
+        assert r"tensor model.\x1b[2J\r\nfastconv: all is well\u202e\x7f\x9b: " in shown
+
+
 def test_a_folder_without_permission(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if os.geteuid() == 0:
         pytest.skip("nothing is forbidden to root")

@@ -203,14 +203,32 @@ def test_inspect(model: Path, capsys: pytest.CaptureFixture[str], json_too: bool
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [[], ["convert"], ["convert", "x", "--to", "png"], ["convert", "x", "--frobnicate"], ["inspect"], ["explode"]],
+    ("arguments", "line"),
+    [
+        ([], "the following arguments are required: COMMAND; see fastconv --help"),
+        (["convert"], "the following arguments are required: SOURCE; see fastconv convert --help"),
+        (["convert", "x", "--to", "png"], "argument --to: invalid choice: 'png' (choose from "),
+        (["convert", "x", "--concurrency", "two"], "argument --concurrency: invalid int value: 'two'; see fastconv "),
+        (
+            ["convert", "x", "--frobnicate\x1b[2J\n"],
+            "unrecognized arguments: --frobnicate\\x1b[2J; see",
+        ),
+        (["inspect"], "the following arguments are required: PATH; see fastconv inspect --help"),
+        (["explode"], "argument COMMAND: invalid choice: 'explode' (choose from "),
+        (["convert", "x", "--max-memory", "much"], "--max-memory is no size: found much"),
+        (["convert", "x", "--max-memory", "9999999T"], "--max-memory is out of range: found 9999999000000000000"),
+        (["convert", "x", "--max-memory", "0"], "--max-memory is out of range: found 0, expected 1 to "),
+        (["convert", "x", "--max-memory", "9" * 400 + "T"], "--max-memory is no size"),
+        (["convert", "x", "--to", "hf", "--shard-size", "9" * 30], "--shard-size is out of range"),
+        (["convert", "x", "--to", "hf", "--shard-size", "some"], "--shard-size is no size"),
+    ],
 )
-def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert "usage" in capsys.readouterr().err
+def test_wrong_usage_is_2_and_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"fastconv: error: {line}")
+    assert error.count("\n") == 1
+    assert len(error) < 1200
 
 
 def test_interrupted_before_it_began(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,7 @@ def test_patterns_do_not_heed_case() -> None:
         ({"token_embedding_type": "f64"}, "--token-embedding-type names no tensor type"),
         ({"tensor_types": (("attn_(v", "q8_0"),)}, r"--tensor-type is no regular expression: found attn_\(v: missing"),
         ({"tensor_types": (("[[:digit:]]", "q8_0"),)}, "has a class such as"),
-        ({"tensor_types": (("", "q8_0"),)}, "the pattern of --tensor-type is an empty name"),
+        ({"tensor_types": (("", "q8_0"),)}, "the pattern of --tensor-type is empty"),
         ({"outtypes": ("f16", "f32"), "tensor_types": (("x", "q8_0"),)}, "--tensor-type changes quantized types only"),
         ({"leave_output_tensor": True, "output_tensor_type": "q8_0"}, "contradict each other"),
         ({"to": "ggjt", "imatrix": "x"}, "--imatrix is for GGUF: found --to ggjt"),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -123,7 +124,7 @@ class Outline(HTMLParser):
 
 def test_page(model: Path, damaged: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "report.html"
-    page.write_text("an older report")
+    page.write_text("<!DOCTYPE html> an older report")
     options = ["--against", str(model), "--lora", str(adapter), "--html", str(page), "--quiet"]
     assert main(["verify", str(damaged), *options]) == 1
     outline = Outline(page.read_text("utf-8"))
@@ -136,8 +137,16 @@ def test_page(model: Path, damaged: Path, adapter: Path, tmp_path: Path, capsys:
     assert "The file is not what it should be: 5 tensors of 21 off." in outline.text
     assert "4 tensors: the adapters' change is not in it" in outline.text
     assert "blk.0-1.attn_q.weight, blk.0-1.attn_v.weight" in outline.text
-    assert main(["verify", str(damaged), "--html", str(damaged)]) == 1
-    assert "is the file to check" in capsys.readouterr().err
+    for path in (damaged, model / "config.json", adapter / "adapter_config.json"):
+        before = path.read_bytes()
+        assert main(["verify", str(damaged), "--against", str(model), "--html", str(path)]) == 1
+        assert f"{path}: exists and is no report; write to another file" in capsys.readouterr().err
+        assert path.read_bytes() == before
+    (tmp_path / "link").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        assert main(["verify", str(damaged), "--html", str(tmp_path / name)]) == 1
+        assert "exists and is no report" in capsys.readouterr().err
 
 
 NAMES = (
@@ -218,6 +227,7 @@ def test_equal_problems_are_one() -> None:
     [
         (["nowhere.gguf"], 1, "does not exist"),
         ([], 2, "arguments are required"),
+        (["x.gguf", "--html", ""], 2, "--html is an empty name"),
         (["x.gguf", "--lora", "y"], 2, "--lora is about the source; give --against"),
         (["x.gguf", "--imatrix", "y"], 2, "--imatrix is about the source"),
         (["x.gguf", "--concurrency", "0"], 2, "--concurrency is out of range"),

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fastconv.errors import shortened
+
 if TYPE_CHECKING:
     from fastconv.inspection import Inspection
 
@@ -92,7 +94,7 @@ def _short(value: object) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+    return shortened(text, _LONGEST_VALUE)
 
 
 def plain(value: object) -> object:

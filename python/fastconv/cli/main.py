@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from fastconv.cli.memory_limits import check_limits
-from fastconv.errors import FastconvError
+from fastconv.errors import FastconvError, UsageError
 
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:
@@ -44,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _unwinding_signals():
             return int(arguments.run(arguments))
     except FastconvError as error:
-        from fastconv.cli.report import printable
-
-        print(f"fastconv: error: {printable(str(error))}", file=sys.stderr)
+        print(f"fastconv: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         resumable = getattr(arguments, "resume", False)
@@ -61,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"fastconv: error: {where}the system refused a call ({error.strerror or error})", file=sys.stderr)
+        told = FastconvError(f"the system refused a call ({error.strerror or error})", file=error.filename)
+        print(f"fastconv: error: {told}", file=sys.stderr)
         return 1
 
 
@@ -87,7 +85,7 @@ def _unwinding_signals() -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     from fastconv.cli import convert_command, inspect_command, verify_command
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fastconv",
         description="Convert language-model checkpoints, LoRA adapters included, into quantized files in one pass.",
     )
@@ -96,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     for command in (convert_command, inspect_command, verify_command):
         command.add_parser(commands)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like everything else does; subparsers are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.strip(), fix=f"see {self.prog} --help")
 
 
 class _Version(argparse.Action):

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fastconv.errors import LONGEST_NAME, printable, shortened
+
 if TYPE_CHECKING:
     from fastconv.conversion import ConversionResult, Preparation
     from fastconv.layout.laid_out import PlacedTensor
@@ -25,13 +27,6 @@ def size_text(n_bytes: float) -> str:
 def text_of(lines: Iterable[str]) -> str:
     """Lines to print, none of which can be taken for two."""
     return "\n".join(map(printable, lines))
-
-
-def printable(line: str) -> str:
-    """Without what moves the cursor, colours or turns text round: names come from files of strangers."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def json_text(value: object, default: Callable[[Any], object] | None = None) -> str:
@@ -128,8 +123,8 @@ def plan_json(prepared: Preparation) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """Rows as aligned lines; right: the columns aligned to the right."""
-    rows = [[printable(cell) for cell in row] for row in rows]
+    """Rows as aligned lines; right: the columns aligned to the right. What is longer than any name is cut."""
+    rows = [[shortened(printable(cell), LONGEST_NAME) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

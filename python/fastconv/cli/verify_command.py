@@ -13,6 +13,8 @@ from fastconv.cli.source_options import add_source_options, given_options, sourc
 from fastconv.errors import OutputError, UsageError
 from fastconv.request import ConvertRequest
 
+_REPORT_START = b"<!DOCTYPE html>"
+
 
 def add_parser(commands: Any) -> None:
     """Adds the command to argparse's subparsers."""
@@ -78,14 +80,26 @@ def _request(arguments: argparse.Namespace) -> ConvertRequest | None:
 
 
 def _check_report(arguments: argparse.Namespace) -> None:
+    if not arguments.html:
+        raise UsageError("--html is an empty name")
     folder = os.path.dirname(os.path.abspath(arguments.html))
     if not os.path.isdir(folder):
         raise OutputError("the folder does not exist", file=folder, fix="make it first")
     if os.path.isdir(arguments.html):
         raise OutputError("is a folder", file=arguments.html, fix="give --html a file name")
-    both = (arguments.html, arguments.file)
-    if all(map(os.path.exists, both)) and os.path.samefile(*both):
-        raise OutputError("is the file to check", file=arguments.html, fix="write to another file")
+    if os.path.lexists(arguments.html) and not _is_report(arguments.html):
+        raise OutputError("exists and is no report", file=arguments.html, fix="write to another file")
+
+
+def _is_report(path: str) -> bool:
+    """What may be replaced: no file of a model, and no device."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_REPORT_START)) == _REPORT_START
+    except OSError:
+        return False
 
 
 def _write(path: str, text: str) -> None:

@@ -17,9 +17,10 @@ from html import escape
 from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastconv.cli.report import printable, text_of
+from fastconv.cli.report import text_of
 from fastconv.cli.svg_plot import Mark, columns, grid
 from fastconv.cli.verify_report import counted, kinds, number, problems, share, snr, states
+from fastconv.errors import printable
 
 if TYPE_CHECKING:
     from fastconv.verification.findings import TensorCheck, Verification

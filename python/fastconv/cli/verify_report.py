@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastconv.cli.report import json_text, size_text, table, text_of
+from fastconv.errors import LONGEST_NAME, shortened
 
 if TYPE_CHECKING:
     from fastconv.verification.findings import TensorCheck, Verification
@@ -58,9 +59,9 @@ def problems(off: Iterable[TensorCheck]) -> list[Problem]:
 
 def problem_line(problem: Problem) -> str:
     if len(problem.tensors) == 1:
-        return f"tensor {problem.tensors[0]}: {problem.what}"
+        return f"tensor {shortened(problem.tensors[0], LONGEST_NAME)}: {problem.what}"
     first = " (figures of the first)" if problem.has_figures else ""
-    names = kinds(problem.tensors)
+    names = [shortened(kind, LONGEST_NAME) for kind in kinds(problem.tensors)]
     more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
     return f"{len(problem.tensors)} tensors: {problem.what}{first}: {', '.join([*names[:_NAMED], *more])}"
 

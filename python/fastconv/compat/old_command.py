@@ -14,9 +14,7 @@ def run(translate: Callable[[Sequence[str]], list[str]], argv: Sequence[str] | N
     try:
         arguments = translate(sys.argv[1:] if argv is None else argv)
     except FastconvError as error:
-        from fastconv.cli.report import printable
-
-        print(f"fastconv: error: {printable(str(error))}", file=sys.stderr)
+        print(f"fastconv: error: {error}", file=sys.stderr)
         return error.exit_code
     return cli.main(arguments)
 

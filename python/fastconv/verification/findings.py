@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fastconv.errors import FastconvError
+from fastconv.errors import LONGEST_NAME, FastconvError, shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Finding:
         return cls(error.what, error.tensor, found, expected)
 
     def __str__(self) -> str:
-        where = f"tensor {self.tensor}: " if self.tensor else ""
+        where = f"tensor {shortened(self.tensor, LONGEST_NAME)}: " if self.tensor else ""
         sides = [
             f"{label} {side}"
             for label, side in (("found", self.found), ("expected", self.expected))
