@@ -6,8 +6,8 @@ import base64
 import hashlib
 import json
 import math
-import re
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
