@@ -6,7 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +100,10 @@ def relabelled(file: GgufParts) -> None:
     file.part(V).type = {1: 30, 30: 1}[file.part(V).type]
 
 
+def zeroed(file: GgufParts) -> None:
+    file.part(V).data = bytearray(len(file.part(V).data))
+
+
 def zeroed_page(file: GgufParts) -> None:
     file.part(V).data[4096:8192] = bytes(4096)
 
@@ -167,6 +171,7 @@ DEFECTS = [
     Defect("high bit of the last level", flip(V, -1, 7), V),
     Defect("two blocks swapped", block_moved, V),
     Defect("zeroed page", zeroed_page, V, reason="beyond"),
+    Defect("zeroed tensor", zeroed, V, reason="all its values are zero"),
     Defect("NaN scale", scale_bytes(math.nan), V, reason="not finite"),
     Defect("infinite scale", scale_bytes(math.inf), V, reason="not finite"),
     Defect("zero scale", scale_bytes(0), V),
@@ -328,6 +333,29 @@ def test_hugging_face_folder(model: Path, adapter: Path, tmp_path: Path) -> None
     config = tmp_path / "merged" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 319}))
     assert any("vocab_size" in line for line in says(verify(tmp_path / "merged")))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("layout", ["split", "interleaved"])
+def test_litgpt_folder(layout: str, tied: bool, adapter: Path, tmp_path: Path) -> None:
+    """Fused tensors against those that they were made of; a tied embedding is in the file twice."""
+    models.write_hf(tmp_path / "model", replace(SHAPE, tied=tied))
+    convert(tmp_path / "model", tmp_path / "lit", to="litgpt", litgpt_layout=layout, lora=adapter)
+    found = verify(tmp_path / "lit", against=tmp_path / "model", lora=adapter)
+    assert found.is_fine, says(found)
+    assert {check.state for check in found.tensors} == {"exact"}
+    assert len(found.tensors) == 21 - 2 * 2  # q, k and v of two layers are one
+    qkv = {f"transformer.h.{layer}.attn.{'qkv' if layout == 'split' else 'attn'}.weight" for layer in range(2)}
+    assert {check.name for check in verify(tmp_path / "lit", against=tmp_path / "model").off} == qkv
+    # One bit.
+    other = "interleaved" if layout == "split" else "split"
+    convert(tmp_path / "model", tmp_path / "other", to="litgpt", litgpt_layout=other, lora=adapter)
+    weights = (tmp_path / "other" / "lit_model.pth").read_bytes()
+    assert verify(tmp_path / "other", against=tmp_path / "model", lora=adapter).is_fine
+    at = weights.index(models.encoded(models.random_tensors(SHAPE)["model.layers.1.mlp.down_proj.weight"], "BF16"))
+    (tmp_path / "other" / "lit_model.pth").write_bytes(weights[:at] + bytes([weights[at] ^ 1]) + weights[at + 1 :])
+    [off] = verify(tmp_path / "other", against=tmp_path / "model", lora=adapter).off
+    assert off.name == "transformer.h.1.mlp.proj.weight"
 
 
 @pytest.mark.parametrize("outtype", ["f16", "q8_0", "q4_0", "q4_k_m"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -85,10 +85,7 @@ def lay_out(
     """The files of arranged tensors; of a target that names one file, the weights alone."""
     if not (file_type.keeps or file_type.is_float):
         raise PlanError("Lit-GPT's files hold plain numbers", found=file_type.name, expected="auto, f32, f16 or bf16")
-    names = [(name, name) for name in tensors]
-    if _HEAD not in tensors:
-        names.append((_HEAD, _EMBEDDING))
-    entries = array_entries(names, tensors, file_type)
+    entries = array_entries(names_in_file(tensors), tensors, file_type)
     if not request.is_folder_target:
         target = request.target_path(file_type.name)
         return (torch_zip_file(entries, os.path.splitext(os.path.basename(target))[0]),)
@@ -103,6 +100,12 @@ def lay_out(
         *([json_file("lit_config.json", former)] if former is not None else []),
         text_file("model_config.yaml", _yaml(settings)),
     )
+
+
+def names_in_file(tensors: Iterable[str]) -> list[tuple[str, str]]:
+    """Names of the file's tensors, and of the arranged ones that they hold: a tied embedding is there twice."""
+    names = [(name, name) for name in tensors]
+    return names if (_HEAD, _HEAD) in names else [*names, (_HEAD, _EMBEDDING)]
 
 
 def _class_and_sizes(model: NamedModel, tensors: Mapping[str, MergedTensor]) -> tuple[ModelClass, Sizes]:

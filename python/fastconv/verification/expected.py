@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
+from fastconv.architecture.litgpt.marks import holds_lit_names
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.gguf_array import GgufArray
 from fastconv.checkpoint.lazy_tensor import LazyTensor
@@ -52,6 +53,10 @@ def request_for(checkpoint: Checkpoint, request: ConvertRequest) -> ConvertReque
         if checkpoint.parts:
             raise UsageError("a GGML file in parts cannot be compared", file=checkpoint.path, fix="convert it first")
         return replace(request, to=f"ggjt-v{version}" if container == "ggjt" else "ggjt-v1")
+    if holds_lit_names(checkpoint.tensors):
+        from fastconv.architecture.litgpt.source import qkv_layout
+
+        return replace(request, to="litgpt", litgpt_layout=qkv_layout(checkpoint.path, checkpoint.tensors))
     return replace(request, to="hf", outfile=os.path.join(checkpoint.directory, "compared.safetensors"))
 
 
@@ -65,6 +70,10 @@ def expected(checkpoint: Checkpoint, request: ConvertRequest, imatrix: str | Non
     notes: list[str] = []
     if request.to == "hf":
         targets = dict(source.tensors)
+    elif request.to == "litgpt":
+        from fastconv.layout.litgpt import names_in_file
+
+        targets = {name: source.tensors[canonical] for name, canonical in names_in_file(source.tensors)}
     else:
         [laid_out] = _laid_out(source, request)
         targets = {placed.name: source.tensors[placed.canonical] for placed in laid_out.tensors}

@@ -129,11 +129,13 @@ def _error(one: Compared, factor: float) -> str:
     if stats.not_finite:
         row, column = _place(one, stats.first_not_finite) or (0, 0)
         blame = ", in the source too" if stats.source_not_finite else ": a scale or value is damaged"
-        return f"{stats.not_finite} values are not finite, the first in row {row}, column {column}{blame}"
+        return f"{not_finite_in_words(stats.not_finite, row, column)}{blame}"
     if one.encodes and not one.differs:
         return ""
     if one.encodes and stats.base_blocks > _BASE_PART * stats.differing_blocks:
         return _FORGOTTEN
+    if stats.stored == 0 < stats.source:
+        return "all its values are zero"
     share = _delta_share(stats) if one.job.deltas else None
     # The error of quantizing is all but independent of what the adapters add, however small that is: over n elements
     # its part along dW has the deviation rmse / |dW|.
@@ -165,6 +167,12 @@ def _error(one: Compared, factor: float) -> str:
         n = stats.elements
         return f"RMSE {math.sqrt(stats.error / n):.3g} is beyond {bound / math.sqrt(n):.3g}, what its type reaches"
     return in_blocks
+
+
+def not_finite_in_words(count: int, row: int, column: int) -> str:
+    if count == 1:
+        return f"a value is not finite, in row {row}, column {column}"
+    return f"{count} values are not finite, the first in row {row}, column {column}"
 
 
 def _damage(one: Compared) -> str:

@@ -19,7 +19,7 @@ from fastconv.types import TYPES
 from fastconv.verification.expected import Expected, expected, request_for
 from fastconv.verification.findings import Finding, TensorCheck, Verification
 from fastconv.verification.structure import broken_rules
-from fastconv.verification.verdict import Compared, verdicts
+from fastconv.verification.verdict import Compared, not_finite_in_words, verdicts
 
 Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""
@@ -146,8 +146,7 @@ def _look_through(
     for job, stats in zip(jobs, engine.compare([(job, None) for job in jobs], threads, progress), strict=True):
         if stats.not_finite:
             row, column = divmod(stats.first_not_finite, max(job.source.n_cols, 1))
-            what = f"{stats.not_finite} values are not finite, the first in row {row}, column {column}"
-            findings.append(Finding(what, tensor=job.name))
+            findings.append(Finding(not_finite_in_words(stats.not_finite, row, column), tensor=job.name))
     return engine.input_bytes(jobs), findings
 
 

@@ -51,7 +51,7 @@ def model_from_litgpt(checkpoint: Checkpoint, model_name: str | None = None, *, 
     """
     path = checkpoint.path
     tensors = _model_tensors(checkpoint, has_lora)
-    layout = _layout(path, tensors)
+    layout = qkv_layout(path, tensors)
     sizes = _sizes(path, tensors)
     lit = config_of_name(model_name) if model_name is not None else read_lit_config(checkpoint.directory)
     config = text_config(checkpoint.config)
@@ -124,7 +124,8 @@ def _model_tensors(checkpoint: Checkpoint, has_lora: bool) -> dict[str, LazyTens
     return plain
 
 
-def _layout(path: str, tensors: Mapping[str, LazyTensor]) -> str:
+def qkv_layout(path: str, tensors: Mapping[str, LazyTensor]) -> str:
+    """Split or interleaved, by the names in a file. Raises ArchitectureError where they are neither's or both's."""
     found = {
         layout
         for layout, word in ((SPLIT, ".attn.qkv."), (INTERLEAVED, ".attn.attn."))
