@@ -290,6 +290,16 @@ def test_what_cannot_be_carried(tmp_path: Path, written: dict[str, Any], options
     assert not (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.parametrize("outtype", ["auto", "f16", "q8_0"])
+def test_what_is_no_model_is_not_carried(tmp_path: Path, outtype: str) -> None:
+    from tests import imatrices
+
+    imatrices.write_gguf(tmp_path / "in.gguf", imatrices.random_entries({"a.weight": (32, 64)}))
+    with pytest.raises(FastconvError, match=r"in.gguf: is no model: .*: found a file of type imatrix"):
+        fastconv.convert(tmp_path / "in.gguf", tmp_path / "out.gguf", outtype=outtype)
+    assert not (tmp_path / "out.gguf").exists()
+
+
 def write_vocabulary(path: Path, **changes: Any) -> None:
     """A whole model with these keys of tokenizer.ggml; None: without."""
     write_hf(path.parent / "m", SHAPES["tied"])

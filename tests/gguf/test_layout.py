@@ -103,6 +103,24 @@ def test_model_card_that_makes_no_sense(file: str, content: str | bytes, message
     assert not (tmp_path / "out.gguf").exists()
 
 
+def test_a_config_that_only_some_can_read(tmp_path: Path) -> None:
+    write_hf(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    with pytest.raises(errors.CheckpointError, match=r"config.json: is not plain JSON .*without a byte-order mark"):
+        convert(tmp_path / "model", tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_what_the_card_says_in_no_known_format_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_hf(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\ndatasets: [[x/y]]\nbase_model: [[z]]\n---\n")
+    notes = convert(tmp_path / "model", tmp_path / "out.gguf").notes
+    for entry in ("dataset entry '['x/y']' not in a known format", "base model entry '['z']' not in a known format"):
+        assert any(note.endswith(f"README.md: {entry}: not written") for note in notes), notes
+    assert capfd.readouterr() == ("", "")
+
+
 def test_broken_generation_config_is_no_obstacle(tmp_path: Path) -> None:
     write_hf(tmp_path / "model")
     (tmp_path / "model" / "generation_config.json").write_text("{")

@@ -151,6 +151,21 @@ def test_models_that_litgpt_has_not(tmp_path: Path) -> None:
         convert(tmp_path / "m", tmp_path / "out", to="litgpt")
 
 
+@pytest.mark.parametrize("classes", [1.5, "LlamaForCausalLM", [None], {"a": 1}, [["LlamaForCausalLM"]]])
+@pytest.mark.parametrize("target", ["gguf", "hf", "litgpt"])
+def test_classes_that_are_no_list_of_names(tmp_path: Path, classes: Any, target: str) -> None:
+    from tests.models import write_hf
+
+    write_hf(tmp_path / "m")
+    convert(tmp_path / "m", tmp_path / "lit", to="litgpt")
+    for folder in (tmp_path / "m", tmp_path / "lit"):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": classes, "text_config": {}}))
+        with pytest.raises(ArchitectureError, match=r"config.json: architectures is not a list of names: found"):
+            convert(folder, tmp_path / "out", to=target)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("attn.kv_a_proj_with_mqa.weight", "a model with latent attention"), ("rms_1.scale", "a model of lit-llama")],

@@ -11,6 +11,14 @@ _MAX_SIZE = 1 << 31
 _F32_MIN, _F32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
+def class_names(config: dict[str, Any], file: str) -> list[str]:
+    """The classes of transformers that config.json names. Raises ArchitectureError where they are no list of names."""
+    found = config.get("architectures") or []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ArchitectureError("architectures is not a list of names", file=file, found=repr(found))
+    return found
+
+
 def hf_hyperparameters(config: dict[str, Any], defaults: dict[str, Any]) -> Hyperparameters:
     """config: config.json as read. defaults: what the model class assumes for keys that are absent or null.
 

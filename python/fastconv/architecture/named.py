@@ -38,15 +38,16 @@ def named_model(
     is_hf = checkpoint.format in ("safetensors", "torch") and not holds_meta_names(checkpoint)
     if not is_hf or not checkpoint.config or has_table(checkpoint.config):
         return canonical_model(checkpoint, n_ctx, norm_eps=norm_eps, rope_base=rope_base)
+    config_file = os.path.join(checkpoint.directory, "config.json")
     if checkpoint.config.get("quantization_config"):
         raise ArchitectureError(
             "is a quantized model, whose tensors mean nothing on their own",
-            file=os.path.join(checkpoint.directory, "config.json"),
+            file=config_file,
             fix="start from the unquantized model",
         )
     tied: dict[str, str] = {}
     per_token: tuple[str, ...] = ()
-    entry = class_of_config(checkpoint.config)
+    entry = class_of_config(checkpoint.config, config_file)
     if entry is not None and head_names(entry.naming)[0] in checkpoint.tensors:
         embedding, head = per_token = head_names(entry.naming)
         if head not in checkpoint.tensors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastconv.architecture.hf_config import class_names
 from fastconv.architecture.llama import LLAMA
 from fastconv.architecture.spec import ArchitectureSpec
 from fastconv.errors import ArchitectureError
@@ -27,9 +28,7 @@ def spec_named(name: Any, file: str) -> ArchitectureSpec:
 
 def spec_for(config: dict[str, Any], file: str) -> ArchitectureSpec:
     """The architecture that config.json names. Raises ArchitectureError if it is unknown."""
-    classes = config.get("architectures") or []
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise ArchitectureError("architectures is not a list of names", file=file, found=repr(classes))
+    classes = class_names(config, file)
     spec = _find(classes, config)
     if spec is not None:
         return spec

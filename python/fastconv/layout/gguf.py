@@ -75,9 +75,9 @@ def lay_out(
     planned = [
         (canonical, names[canonical], tensors[canonical].base.shape, block) for canonical, block in types.items()
     ]
-    notes: tuple[str, ...] = ()
+    notes = tuple(values.notes)
     if recipe.leave_output and "lm_head.weight" not in tensors:
-        notes = ("the model has no output.weight to leave as it is: its embeddings serve as one",)
+        notes += ("the model has no output.weight to leave as it is: its embeddings serve as one",)
     return assembled(values, planned, notes=notes)
 
 

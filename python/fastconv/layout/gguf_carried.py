@@ -41,7 +41,11 @@ def check_request(request: ConvertRequest) -> None:
 
 
 def as_stored(checkpoint: Checkpoint) -> NamedModel:
-    """The file's tensors by their own names and in their own order of rows: all that is needed without adapters."""
+    """The file's tensors by their own names and in their own order of rows: all that is needed without adapters.
+
+    Raises CheckpointError for a file of something else, such as an importance matrix.
+    """
+    _architecture(checkpoint)
     return NamedModel(tensors=checkpoint.tensors, directory=checkpoint.directory, config={}, source_names={})
 
 
@@ -133,9 +137,7 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
             )
         return first
 
-    architecture = checkpoint.metadata.get(_ARCHITECTURE)
-    if not isinstance(architecture, str):
-        raise CheckpointError(f"{_ARCHITECTURE} is missing or no text", file=checkpoint.path, found=str(architecture))
+    architecture = _architecture(checkpoint)
     n_head = number("attention.head_count", 0)
     return ModelFacts(
         architecture,
@@ -144,6 +146,18 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
         number("attention.head_count_kv", n_head),
         number("expert_count", 0),
     )
+
+
+def _architecture(checkpoint: Checkpoint) -> str:
+    found = checkpoint.metadata.get(_ARCHITECTURE)
+    if not isinstance(found, str):
+        kind = checkpoint.metadata.get("general.type")
+        raise CheckpointError(
+            f"is no model: {_ARCHITECTURE} is missing or no text",
+            file=checkpoint.path,
+            found=f"a file of type {kind}" if isinstance(kind, str) and kind != "model" else str(found)[:80],
+        )
+    return found
 
 
 def _key_values(checkpoint: Checkpoint, file_type: FileType, recipe: Recipe, request: ConvertRequest) -> KeyValues:

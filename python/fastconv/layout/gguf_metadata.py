@@ -7,6 +7,7 @@ llama-quantize changes is in src/llama-quant.cpp. Knows no tensor data. Imports 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from gguf.metadata import Metadata
 
 from fastconv.architecture.hparams import Hyperparameters, RopeScaling
 from fastconv.architecture.spec import CanonicalModel
-from fastconv.checkpoint.json_file import MAX_JSON_BYTES, first_line, parse_json
+from fastconv.checkpoint.json_file import MAX_JSON_BYTES, first_line, parse_json, read_json_object
 from fastconv.checkpoint.yaml_file import check_front_matter
 from fastconv.errors import CheckpointError
 from fastconv.layout.gguf_values import encode_string, encode_value
@@ -62,6 +63,7 @@ class KeyValues:
         """encoded: values to begin with, as GGUF stores them: type, then value."""
         self._architecture = architecture
         self._encoded: dict[str, bytes | memoryview] = dict(encoded or {})
+        self.notes: list[str] = []  # what could not be said
 
     def set(self, key: str, value_type: GGUFValueType, value: Any) -> None:
         """key may hold {arch}. None is not written, and nor are empty strings and arrays."""
@@ -185,12 +187,23 @@ def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> 
     card = directory / "README.md"
     if card.is_file():
         check_front_matter(card)
+    config = directory / "config.json"
+    if is_file(config):
+        read_json_object(config)
+    logger, complaints = logging.getLogger("metadata"), _Complaints()
     try:
+        logger.addFilter(complaints)
         metadata = Metadata.load(None, directory, None, n_params)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(
             "has a model card that is not YAML", file=card, found=str(error), fix="correct or remove the card"
         ) from None
+    except json.JSONDecodeError as error:
+        fix = "save it as UTF-8 without a byte-order mark"
+        raise CheckpointError(f"is not plain JSON ({first_line(error)})", file=config, fix=fix) from None
+    finally:
+        logger.removeFilter(complaints)
+    values.notes += (f"{card}: {complaint}: not written" for complaint in complaints.lines)
     # Releases of gguf up to 0.19 do not look for this name.
     if metadata.sampling_penalty_repeat is None:
         metadata.sampling_penalty_repeat = generation.get("repetition_penalty")
@@ -205,6 +218,18 @@ def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> 
         raise CheckpointError(
             "or generation_config.json holds a value of the wrong type", file=card, found=str(error)
         ) from None
+
+
+class _Complaints(logging.Filter):
+    """What gguf would print while a model card is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.lines.append(record.getMessage()[:200])
+        return False
 
 
 def _generation_config(directory: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastconv.architecture.hf_config import class_names
 from fastconv.architecture.litgpt import namings
 from fastconv.architecture.litgpt.config import MAX_LAYERS, LitConfig
 from fastconv.architecture.litgpt.namings import Naming
@@ -344,9 +345,9 @@ CLASSES: tuple[ModelClass, ...] = (
 )
 
 
-def class_of_config(config: Config) -> ModelClass | None:
-    """The class that config.json names, None if Lit-GPT has none of that kind."""
-    classes = config.get("architectures") or []
+def class_of_config(config: Config, file: str) -> ModelClass | None:
+    """The class that config.json names, None if Lit-GPT has none of that kind. Raises ArchitectureError."""
+    classes = class_names(config, file)
     for entry in CLASSES:
         named = entry.hf_class in classes if classes else config.get("model_type") == entry.model_type
         if named and (

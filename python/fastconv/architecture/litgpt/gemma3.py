@@ -31,8 +31,8 @@ _DEFAULTS = {"num_attention_heads": 8, "num_key_value_heads": 4}
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """config.json of the part about language; of any other model, config.json itself."""
-    text = config.get("text_config")
-    if not isinstance(text, dict) or _CLASS not in (config.get("architectures") or ()):
+    text, classes = config.get("text_config"), config.get("architectures")
+    if not isinstance(text, dict) or not isinstance(classes, list) or _CLASS not in classes:
         return config
     tied = {"tie_word_embeddings": config["tie_word_embeddings"]} if "tie_word_embeddings" in config else {}
     return _DEFAULTS | tied | text | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}

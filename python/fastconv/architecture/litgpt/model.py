@@ -15,7 +15,7 @@ from fastconv.errors import ArchitectureError
 def model_class_and_sizes(model: NamedModel) -> tuple[ModelClass, Sizes]:
     """Raises ArchitectureError for a model that Lit-GPT has no class for, or whose tensors are not that class's."""
     path = os.path.join(model.directory, "config.json")
-    entry = class_of_config(model.config)
+    entry = class_of_config(model.config, path)
     if entry is None:
         found = model.config.get("architectures") or model.config.get("model_type")
         raise ArchitectureError("Lit-GPT has no models of this architecture", file=path, found=found)

@@ -258,12 +258,13 @@ def class_of(lit: LitConfig, fitting: list[Naming]) -> ModelClass | None:
 def _model_class(
     path: str, tensors: Mapping[str, LazyTensor], config: dict[str, Any], lit: LitConfig | None, fitting: list[Naming]
 ) -> ModelClass:
-    entry = class_of_config(config) if config else None
+    config_file = os.path.join(os.path.dirname(path), "config.json")
+    entry = class_of_config(config, config_file) if config else None
     if config and entry is None:
         found = config.get("architectures") or config.get("model_type")
         raise ArchitectureError(
             "Lit-GPT has no models of this architecture",
-            file=os.path.join(os.path.dirname(path), "config.json"),
+            file=config_file,
             found=found,
         )
     if entry is None and lit is not None:
