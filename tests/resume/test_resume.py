@@ -162,7 +162,7 @@ def test_damage_of_what_was_kept_is_found(model: Path, tmp_path: Path, place: fl
     result = fastconv.convert(model, target, outtype="q8_0", resume=True)
     assert target.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
     in_header = place in (0, 1000)  # written anew in any case
-    assert resume_note(result).endswith("21 pieces were done" if in_header else "1 were damaged and done again")
+    assert resume_note(result).endswith("21 pieces were done" if in_header else "1 was damaged and done again")
 
 
 def test_every_byte_between_tensors_is_made_sure_of(tmp_path: Path) -> None:
@@ -189,8 +189,21 @@ def touch(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
 
 
+def change_the_middle(path: Path) -> None:
+    """In its place, the time of modification set back: size, inode, times and both ends are as they were."""
+    status = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(status.st_size // 2)
+        file.write(b"\x11\x22" * 200)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 CHANGES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], dict[str, Any] | None], str]] = {
     "weights touched": (lambda m, _: touch(m / "model.safetensors"), "model.safetensors changed"),
+    "weights changed in their middle": (
+        lambda m, _: change_the_middle(m / "model.safetensors"),
+        "model.safetensors changed",
+    ),
     "weights rewritten": (lambda m, _: models.write_hf(m, WIDE, seed=1) and None, "model.safetensors changed"),
     "weights replaced": (
         lambda m, _: (
@@ -361,6 +374,37 @@ def test_a_link_in_the_place_of_what_is_kept_is_not_written_through(
     else:
         fastconv.convert(model, tmp_path / "m.gguf", outtype="q4_0", resume=True)
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [".m.gguf.resume", ".m.gguf.resume-partial", ".hf.resume-partial"])
+def test_what_another_user_left_is_not_gone_on_with(
+    model: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They could write to the file at any time, when it has been checked too."""
+    target = name.removesuffix("-partial").removesuffix(".resume")[1:]
+    options: dict[str, Any] = {"to": "hf"} if target == "hf" else {"outtype": "q4_0"}
+    stop(8, model, tmp_path / target, **options)
+    before = contents(tmp_path)
+    fstat = os.fstat
+    ours = (tmp_path / name).stat().st_ino
+
+    def foreign(descriptor: int) -> os.stat_result:
+        status = fstat(descriptor)
+        return status if status.st_ino != ours else os.stat_result([*status[:4], os.geteuid() + 1, *status[5:]])
+
+    monkeypatch.setattr(os, "fstat", foreign)
+    with pytest.raises(OutputError, match="belongs to another user; remove it, or write elsewhere"):
+        fastconv.convert(model, tmp_path / target, resume=True, **options)
+    monkeypatch.undo()
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_in_the_place_of_what_is_kept_is_named(model: Path, tmp_path: Path) -> None:
+    stop(8, model, tmp_path / "m.gguf", outtype="q4_0")
+    (tmp_path / ".m.gguf.resume-partial").unlink()
+    (tmp_path / ".m.gguf.resume-partial").mkdir()
+    with pytest.raises(OutputError, match=r"\.m\.gguf\.resume-partial: cannot be resumed from \(Is a directory\)"):
+        fastconv.convert(model, tmp_path / "m.gguf", outtype="q4_0", resume=True)
 
 
 def test_a_run_without_resume_neither_uses_nor_leaves_it(model: Path, tmp_path: Path) -> None:

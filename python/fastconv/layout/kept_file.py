@@ -29,16 +29,19 @@ def is_resumable(kind: type[BaseException] | None) -> bool:
 def open_locked(path: str) -> int:
     """A descriptor, for reading and writing, of a file that is made where it is missing.
 
-    The lock is held until the descriptor is closed. Raises OutputError where another process holds it, OSError where
-    the file cannot be opened or locked.
+    The lock is held until the descriptor is closed. Raises OutputError where another process holds it, or where it is
+    no file that a run of this user left; OSError where the file cannot be made, read or locked.
     """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     while True:
-        descriptor = os.open(path, flags, 0o666)
+        descriptor, is_new = _opened(path)
+        if descriptor < 0:
+            continue
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise OutputError("is no regular file", file=path, fix="remove it")
+            if not is_new:
+                check_owner(path, status)
             _lock(descriptor, path)
             # Whoever held it may have removed it meanwhile; and a second name would be another file's.
             if _is_at(path, descriptor) and os.fstat(descriptor).st_nlink == 1:
@@ -49,6 +52,26 @@ def open_locked(path: str) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def check_owner(path: str, status: os.stat_result) -> None:
+    """Raises OutputError for what another user left: they could write to it at any time, later too."""
+    if status.st_uid != os.geteuid():
+        raise OutputError("belongs to another user", file=path, fix="remove it, or write elsewhere")
+
+
+def _opened(path: str) -> tuple[int, bool]:
+    """A descriptor, -1 if the file was removed on the way, and whether the file is new. Raises OutputError, OSError."""
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    with contextlib.suppress(FileExistsError):
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
+    try:
+        return os.open(path, flags), False
+    except FileNotFoundError:
+        return -1, False
+    except OSError as error:
+        fix = "remove it, or write elsewhere"
+        raise OutputError(f"cannot be resumed from ({error.strerror})", file=path, fix=fix) from None
 
 
 def unlink_locked(path: str, descriptor: int) -> None:

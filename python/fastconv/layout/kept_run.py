@@ -56,7 +56,9 @@ class KeptRun:
         n_claimed = len({claim.chunk for claim in self.claims})
         if n_claimed == 0:
             return self._note
-        damaged = f", {n_claimed - n_found} were damaged and done again" if n_found < n_claimed else ""
+        n_damaged = n_claimed - n_found
+        were = "was" if n_damaged == 1 else "were"
+        damaged = f", {n_damaged} {were} damaged and done again" if n_damaged else ""
         return f"resumed an interrupted run: {n_found} of {n_pieces} pieces were done{damaged}"
 
     def finish(self) -> None:

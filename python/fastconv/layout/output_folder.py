@@ -11,7 +11,7 @@ import shutil
 from types import TracebackType
 
 from fastconv.errors import OutputError
-from fastconv.layout.kept_file import KEPT_SUFFIX, is_resumable, kept_name
+from fastconv.layout.kept_file import KEPT_SUFFIX, check_owner, is_resumable, kept_name
 from fastconv.layout.leftovers import lock, remove_leftovers, temporary_name
 from fastconv.layout.output_file import write_error
 from fastconv.layout.rename import rename_new
@@ -57,9 +57,12 @@ class OutputFolder:
 
     def _open_kept(self) -> None:
         self._temporary = kept_name(self.path)
-        if os.path.islink(self._temporary) or not os.path.isdir(self._temporary):
+        is_new = os.path.islink(self._temporary) or not os.path.isdir(self._temporary)
+        if is_new:
             os.mkdir(self._temporary)
         self._fd = os.open(self._temporary, os.O_RDONLY | os.O_CLOEXEC)
+        if not is_new:
+            check_owner(self._temporary, os.fstat(self._fd))
         remove_leftovers(self._temporary)
         # Files that had their names already when the run was interrupted are unfinished again.
         for entry in list(os.scandir(self._temporary)):

@@ -31,7 +31,7 @@ def run_facts(
 ) -> Facts:
     """Section -> name -> value. folder: of the journal; targets: path and layout of every output file.
 
-    Inputs are told by size, time of modification, inode and both ends; adapters by their SHA-256. Raises OSError.
+    Inputs are told by size, times of change, inode and both ends; adapters by their SHA-256. Raises OSError.
     """
     return {
         "program": {"fastconv": version(), "its native code": sha256(_native.__file__)},
@@ -77,8 +77,9 @@ def _storages(tensor: LazyTensor) -> Iterable[FileStorage]:
 
 
 def _state(storage: FileStorage) -> str:
+    # The time of modification can be set to what it was; that of the last change to the inode cannot.
     status = os.fstat(storage.fileno())
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def _ends(storage: FileStorage) -> str:
