@@ -289,18 +289,21 @@ def test_another_model(model: Path, tmp_path: Path) -> None:
     assert len(found.off) == len(found.tensors)
 
 
-def test_another_vocabulary(model: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    models.write_hf(other, SHAPE)
-    vocabulary = other / "tokenizer.model"
+def change_a_piece(vocabulary: Path) -> None:
     data = vocabulary.read_bytes()
     piece = sentencepiece.SentencePieceProcessor(str(vocabulary)).id_to_piece(300).encode()
     stored = bytes([10, len(piece)]) + piece  # field 1 of the piece's message
     assert data.count(stored) == 1
     vocabulary.write_bytes(data.replace(stored, stored[:-1] + b"Z"))
+
+
+def test_another_vocabulary(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    models.write_hf(other, SHAPE)
+    change_a_piece(other / "tokenizer.model")
     convert(other, tmp_path / "other.gguf", outtype="q8_0")
     found = verify(tmp_path / "other.gguf", against=model)
-    assert any("tokenizer.ggml.tokens" in line for line in says(found))
+    assert any("tokenizer.ggml.tokens is not the source's: element 300: found" in line for line in says(found))
     assert not found.off
 
 
@@ -333,6 +336,36 @@ def test_hugging_face_folder(model: Path, adapter: Path, tmp_path: Path) -> None
     config = tmp_path / "merged" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 319}))
     assert any("vocab_size" in line for line in says(verify(tmp_path / "merged")))
+
+
+@pytest.mark.parametrize("to", ["hf", "litgpt"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"rope_theta": 500000.0},
+            "rope_base of its configuration is not the source's: found 500000.0, expected 10000.0",
+        ),
+        ({"rms_norm_eps": 1e-6}, "norm_eps of its configuration"),
+        ({"num_attention_heads": 8, "num_key_value_heads": 8}, "n_head of its configuration"),
+        ({"max_position_embeddings": 64}, "n_ctx of its configuration"),
+        ({}, "token 300 is not the source's"),
+    ],
+)
+def test_what_stands_beside_the_weights(
+    to: str, change: dict[str, object], named: str, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "out"
+    convert(model, path, to=to)
+    assert verify(path, against=model).notes == ()
+    if change:
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | change))
+    else:
+        change_a_piece(path / "tokenizer.model")
+    found = verify(path, against=model)
+    assert any(named in line for line in says(found)), (says(found), found.notes)
+    assert not found.off
 
 
 @pytest.mark.parametrize("tied", [False, True])

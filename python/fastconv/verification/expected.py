@@ -11,7 +11,7 @@ from typing import Any
 from fastconv.adapter.delta import MergedTensor
 from fastconv.architecture.litgpt.marks import holds_lit_names
 from fastconv.checkpoint.checkpoint import Checkpoint
-from fastconv.checkpoint.gguf_array import GgufArray
+from fastconv.checkpoint.gguf_array import GgufArray, value_of
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.conversion import OpenedSource, file_types_of, open_source
 from fastconv.errors import UsageError
@@ -25,7 +25,8 @@ from fastconv.types import TYPES
 from fastconv.verification.findings import Finding
 
 # Keys that name the model, tell how it was quantized or split: programs differ on them, and no reader depends on them.
-_FREE_KEYS = ("general.", "quantize.", "split.", "fastconv.", "tokenizer.chat_template")
+_CHAT_TEMPLATE = "tokenizer.chat_template"
+_FREE_KEYS = ("general.", "quantize.", "split.", "fastconv.", _CHAT_TEMPLATE)
 _BOUND_KEYS = ("general.architecture", "general.alignment")
 
 
@@ -68,12 +69,16 @@ def expected(checkpoint: Checkpoint, request: ConvertRequest, imatrix: str | Non
     source = open_source(request)
     findings: list[Finding] = []
     notes: list[str] = []
-    if request.to == "hf":
-        targets = dict(source.tensors)
-    elif request.to == "litgpt":
-        from fastconv.layout.litgpt import names_in_file
+    if request.to in ("hf", "litgpt"):
+        names = [(name, name) for name in source.tensors]
+        if request.to == "litgpt":
+            from fastconv.layout.litgpt import names_in_file
 
-        targets = {name: source.tensors[canonical] for name, canonical in names_in_file(source.tensors)}
+            names = names_in_file(source.tensors)
+        targets = {name: source.tensors[canonical] for name, canonical in names}
+        from fastconv.verification import beside
+
+        findings, notes = beside.held_against(checkpoint, source.checkpoint, request)
     else:
         [laid_out] = _laid_out(source, request)
         targets = {placed.name: source.tensors[placed.canonical] for placed in laid_out.tensors}
@@ -151,6 +156,8 @@ def _gguf_metadata(checkpoint: Checkpoint, laid_out: LaidOut) -> tuple[list[Find
     stored = checkpoint.encoded
     for key in dict.fromkeys((*laid_out.key_values, *stored)):
         if key.startswith(_FREE_KEYS) and key not in _BOUND_KEYS:
+            if key == _CHAT_TEMPLATE and stored.get(key) != laid_out.key_values.get(key):
+                notes.append("its chat template is not the one that the source gives")
             continue
         if key not in stored:
             findings.append(Finding(f"key {key} is missing"))
@@ -163,21 +170,21 @@ def _gguf_metadata(checkpoint: Checkpoint, laid_out: LaidOut) -> tuple[list[Find
 
 
 def _value_finding(key: str, found: Any, wanted: bytes | memoryview, stored: memoryview) -> Finding:
+    what = f"key {key} is not the source's"
     if wanted[:4] != stored[:4]:
         types = (int.from_bytes(raw[:4], "little") for raw in (stored, wanted))
         return Finding(f"key {key} is of another type than the source's", None, *(f"type {code}" for code in types))
-    if isinstance(found, GgufArray):
-        # Both begin alike: type of the elements, their number.
-        count = int.from_bytes(wanted[8:16], "little")
-        if count != len(found):
-            return Finding(f"key {key} is not the source's", None, f"{len(found)} elements", f"{count}")
-        return Finding(f"key {key} is not the source's: its elements differ")
-    kind, raw = int.from_bytes(wanted[:4], "little"), wanted[4:]
-    if kind == 6:
-        return Finding(f"key {key} is not the source's", None, f"{found:g}", f"{struct.unpack('<f', raw)[0]:g}")
-    if kind == 8:
-        return Finding(f"key {key} is not the source's", None, str(found)[:80], str(raw[8:88], errors="replace"))
-    return Finding(f"key {key} is not the source's", None, str(found), str(int.from_bytes(raw, "little")))
+    expected = value_of(memoryview(wanted))
+    if not isinstance(found, GgufArray):
+        return Finding(
+            what, None, *(f"{side:g}" if isinstance(side, float) else str(side)[:80] for side in (found, expected))
+        )
+    if len(found) != len(expected):
+        return Finding(what, None, f"{len(found)} elements", str(len(expected)))
+    index = next((i for i, (one, other) in enumerate(zip(found, expected, strict=True)) if one != other), None)
+    if index is None:
+        return Finding(f"key {key} is of another type than the source's: its elements are")
+    return Finding(f"{what}: element {index}", None, *(repr(side[index])[:80] for side in (found, expected)))
 
 
 def _ggjt_metadata(checkpoint: Checkpoint, laid_out: LaidOut) -> tuple[list[Finding], list[str]]:
