@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fastconv import convert
+from fastconv.verification.verify import verify
 from tests.litgpt.conftest import BEFORE, TODAY, TOKENS, LitGPT, Zoo, lit_families
 from tests.litgpt.families import FAMILIES
 from tests.models import LlamaShape, write_hf
@@ -57,6 +58,8 @@ def test_back_to_hugging_face(zoo: Zoo, family: str, version: str, tmp_path: Pat
     source = lit_copy(zoo, family, version, tmp_path / "lit", "config.json")
     convert(source, tmp_path / "hf", to="hf")
     assert_same_tensors(tensors_of(tmp_path / "hf"), tensors_of(zoo.hf(family)))
+    found = verify(tmp_path / "hf", against=source)
+    assert found.is_fine, (found.findings, found.off)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "hf" / name).read_bytes() == (zoo.hf(family) / name).read_bytes()
 
