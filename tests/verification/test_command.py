@@ -286,6 +286,15 @@ def test_checksums_of_a_folder(model: Path, tmp_path: Path) -> None:
     assert len(sums) == sum(1 for file in (tmp_path / "out").iterdir() if file.suffix != ".sha256")
     for file in sums:
         subprocess.run(["sha256sum", "--check", "--strict", "--quiet", file.name], cwd=tmp_path / "out", check=True)
+    assert verify(tmp_path / "out").checksum == "ok"
+    tokenizer = tmp_path / "out" / "tokenizer.model"
+    data = tokenizer.read_bytes()
+    tokenizer.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    found = verify(tmp_path / "out")
+    assert found.checksum == "off"
+    assert any(f"the SHA-256 of {tokenizer} is not the one beside it" in str(finding) for finding in found.findings)
+    tokenizer.unlink()
+    assert any(f"{tokenizer} is missing" in str(finding) for finding in verify(tmp_path / "out").findings)
 
 
 def test_provenance_in_gguf(model: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,13 @@ def without(name: str) -> Plant:
     return plant
 
 
+def renamed(name: str, new: str) -> Plant:
+    def plant(file: GgufParts) -> None:
+        file.part(name).name = new
+
+    return plant
+
+
 def surplus(file: GgufParts) -> None:
     file.parts.append(Part("blk.0.attn_extra.weight", (4,), 0, bytearray(16)))
 
@@ -180,11 +187,15 @@ DEFECTS = [
     Defect("NaN in a norm", nan_norm, "output_norm.weight", reason="not finite"),
     Defect("wrong dtype label", relabelled, V, ("f16", "bf16")),
     Defect("bit of a half", flip(V, 0, 0), V, ("f16", "bf16", "f32"), reason="damaged"),
-    Defect("missing tensor", without("blk.1.ffn_up.weight"), "blk.1.ffn_up.weight"),
+    Defect("missing tensor", "billions of layers", without("blk.1.ffn_up.weight"), "blk.1.ffn_up.weight"),
     Defect(
         "missing layer",
         lambda f: [without(p.name)(f) for p in list(f.parts) if p.name.startswith("blk.1.")] and None,
         "block_count",
+    ),
+    Defect("billions of layers", set_key("llama.block_count", u32(2**32 - 1)), "blk.2 is missing"),
+    Defect(
+        "a layer of billions", renamed("blk.1.ffn_up.weight", "blk.999999999.ffn_up.weight"), "is beyond block_count"
     ),
     Defect("surplus tensor", surplus, "blk.0.attn_extra.weight"),
     Defect("misaligned offset", shifted(8), V),

@@ -204,8 +204,14 @@ def _ggjt_metadata(checkpoint: Checkpoint, laid_out: LaidOut) -> tuple[list[Find
     ]
     tokens, scores = metadata["tokens"], metadata.get("scores")
     for index, (token, score) in enumerate(_ggjt_tokens(header, 36, fields["n_vocab"])):
-        if index < len(tokens) and (tokens[index] != token or (scores is not None and scores[index] != score)):
+        if index >= len(tokens):
+            break
+        if tokens[index] != token:
             findings.append(Finding(f"token {index} is not the source's", None, repr(tokens[index]), repr(token)))
+            break
+        if scores is not None and scores[index] != score:
+            what = f"the score of token {index} is not the source's"
+            findings.append(Finding(what, None, f"{scores[index]:g}", f"{score:g}"))
             break
     return findings, []
 

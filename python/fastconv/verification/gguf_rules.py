@@ -93,9 +93,10 @@ def _numbers(checkpoint: Checkpoint) -> Iterator[Finding]:
     architecture = values.get("general.architecture")
     layers = {int(match[1]) for name in checkpoint.tensors if (match := re.match(r"blk\.(\d{1,9})\.", name))}
     n_layer = values.get(f"{architecture}.block_count")
-    if layers and isinstance(n_layer, int) and layers != set(range(n_layer)):
-        missing = sorted(set(range(min(n_layer, max(layers) + 2))) - layers)
-        what = f"blk.{missing[0]} is missing" if missing else f"blk.{max(layers)} is beyond block_count"
+    # Both numbers are the file's, and may be billions.
+    if layers and isinstance(n_layer, int) and (len(layers), max(layers)) != (n_layer, n_layer - 1):
+        missing = next(n for n in range(len(layers) + 1) if n not in layers)
+        what = f"blk.{missing} is missing" if missing < n_layer else f"blk.{max(layers)} is beyond block_count"
         yield Finding(f"its layers are not those of block_count: {what}", None, f"{len(layers)} layers", str(n_layer))
     embedding, width = checkpoint.tensors.get(_EMBEDDING), values.get(f"{architecture}.embedding_length")
     if embedding is not None and isinstance(width, int) and embedding.shape[-1] != width:

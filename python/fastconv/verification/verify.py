@@ -11,8 +11,8 @@ from fastconv import engine
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import CheckpointError, UsageError, system_errors_told
-from fastconv.layout.sha256_file import sha256, sum_beside
-from fastconv.paths import exists, is_file
+from fastconv.layout.sha256_file import SUFFIX, sha256, sum_beside
+from fastconv.paths import exists, is_file, is_folder
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
@@ -69,7 +69,7 @@ def verify_request(
     threads = threads or engine.default_threads()
     source = None if request is None else request.source
     adapters = () if request is None else tuple(adapter for adapter, _ in request.adapters)
-    checksum, findings = _checksum(path)
+    checksum, findings = _checksums(path)
 
     def result(kind: str, **found: object) -> Verification:
         seconds = time.perf_counter() - started
@@ -112,19 +112,30 @@ def verify_request(
     )
 
 
-def _checksum(path: str) -> tuple[str | None, list[Finding]]:
-    if not is_file(path):
-        return None, []
-    stated = sum_beside(path)
-    if stated is None:
-        return None, []
-    try:
-        found = sha256(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot be read ({error.strerror})", file=path) from None
-    if found == stated:
-        return "ok", []
-    return "off", [Finding("its SHA-256 is not the one beside it", None, found, stated)]
+def _checksums(path: str) -> tuple[str | None, list[Finding]]:
+    """Of a file, or of every file of a folder that has one beside it."""
+    paths = [path]
+    if is_folder(path):
+        paths = [
+            os.path.join(path, name.removesuffix(SUFFIX)) for name in sorted(os.listdir(path)) if name.endswith(SUFFIX)
+        ]
+    findings, is_stated = [], False
+    for file in paths:
+        stated = sum_beside(file) if is_folder(path) or is_file(file) else None
+        if stated is None:
+            continue
+        is_stated = True
+        if not exists(file):
+            findings.append(Finding(f"{file} is missing: its SHA-256 is there"))
+            continue
+        try:
+            found = sha256(file)
+        except OSError as error:
+            raise CheckpointError(f"cannot be read ({error.strerror})", file=file) from None
+        if found != stated:
+            name = "its SHA-256" if file == path else f"the SHA-256 of {file}"
+            findings.append(Finding(f"{name} is not the one beside it", None, found, stated))
+    return ("off" if findings else "ok") if is_stated else None, findings
 
 
 def _look_through(
