@@ -187,7 +187,7 @@ DEFECTS = [
     Defect("NaN in a norm", nan_norm, "output_norm.weight", reason="not finite"),
     Defect("wrong dtype label", relabelled, V, ("f16", "bf16")),
     Defect("bit of a half", flip(V, 0, 0), V, ("f16", "bf16", "f32"), reason="damaged"),
-    Defect("missing tensor", "billions of layers", without("blk.1.ffn_up.weight"), "blk.1.ffn_up.weight"),
+    Defect("missing tensor", without("blk.1.ffn_up.weight"), "blk.1.ffn_up.weight"),
     Defect(
         "missing layer",
         lambda f: [without(p.name)(f) for p in list(f.parts) if p.name.startswith("blk.1.")] and None,
@@ -241,7 +241,15 @@ def test_defect_is_found_and_named(
 
 # What needs no source to be seen.
 SEEN_ALONE = (
-    *("NaN scale", "infinite scale", "NaN in a norm", "missing tensor", "missing layer", "surplus tensor"),
+    *(
+        "NaN scale",
+        "infinite scale",
+        "NaN in a norm",
+        "missing tensor",
+        "billions of layers",
+        "missing layer",
+        "surplus tensor",
+    ),
     *("misaligned offset", "overlapping tensors", "hole before a tensor", "bytes after the end", "epsilon zero"),
     *("wrong metadata type", "wrong element type", "a token too few", "id beyond the vocabulary", "missing key"),
 )
