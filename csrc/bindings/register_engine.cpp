@@ -63,7 +63,7 @@ int64_t rows_at_a_time(const SourceReader& reader, int64_t start, int64_t stop) 
   constexpr int64_t kWindowBytes = 16 << 20;
   if (reader.columnar()) return stop - start;  // gives its pages back as it walks
   int64_t bytes = 1;
-  for (const FileRange& range : reader.file_ranges(start, stop, 0, reader.n_cols())) bytes += range.end - range.begin;
+  for (const FileRange& range : reader.file_ranges({start, stop, 0, reader.n_cols()})) bytes += range.end - range.begin;
   return std::max<int64_t>((stop - start) / (bytes / kWindowBytes + 1), 1);
 }
 
@@ -80,9 +80,9 @@ py::array_t<float> read_rows(const Source& source, int64_t start, int64_t stop) 
   const int64_t step = rows_at_a_time(reader, start, stop);
   for (int64_t row = start; row < stop && source.n_cols > 0; row += step) {
     const int64_t end = std::min(row + step, stop);
-    reader.read(row, end, 0, source.n_cols, data + (row - start) * source.n_cols);
-    for (const FileRange& range : reader.file_ranges(row, end, 0, source.n_cols))
-      range.file->release(range.begin, range.end);
+    const Tile rows_read{row, end, 0, source.n_cols};
+    reader.read(rows_read, data + (row - start) * source.n_cols);
+    for (const FileRange& range : reader.file_ranges(rows_read)) range.release();
   }
   InputFiles inputs;
   inputs.add(source);

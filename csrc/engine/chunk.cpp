@@ -46,8 +46,7 @@ Division divide(const SourceReader& reader, bool whole_rows, int64_t tile_bytes)
 }
 
 void append_chunks(size_t job, const SourceReader& reader, const TileShape& shape, std::vector<Chunk>& chunks) {
-  const Tile whole{0, reader.n_rows(), 0, reader.n_cols()};
-  for_each_tile(whole, shape, [&](const Tile& span) {
+  for_each_tile(reader.whole(), shape, [&](const Tile& span) {
     chunks.push_back({job, span});
     return true;
   });

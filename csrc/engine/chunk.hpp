@@ -10,12 +10,6 @@
 
 namespace fastconv {
 
-// A rectangle of a matrix whose elements follow one another in the output: whole rows, or a part of one row.
-struct Tile {
-  int64_t r0, r1, c0, c1;
-  int64_t elements() const { return (r1 - r0) * (c1 - c0); }
-};
-
 struct Chunk {
   size_t job;
   Tile span;
@@ -25,8 +19,9 @@ struct TileShape {
   int64_t n_rows, n_cols;  // n_rows is 1 where n_cols is less than a whole row
 };
 
-// How a matrix is divided. tile_bytes: of the decoded f32 tile; parts of rows are multiples of the largest block,
-// unless whole_rows forbids to part them.
+// How a matrix is divided: into whole rows or parts of one row, so that the elements of a part follow one another in
+// the output. tile_bytes: of the decoded f32 tile; parts of rows are multiples of the largest block, unless whole_rows
+// forbids to part them.
 struct Division {
   TileShape chunk, tile;
 };

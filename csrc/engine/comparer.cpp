@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
+
+#include "engine/scratch.hpp"
 
 namespace fastconv {
 namespace {
@@ -17,16 +20,6 @@ constexpr float kLastBit = 0x1p-23f;
 // An encoder that weighs columns, or rounds on its way, errs more than the plain one in some blocks: by less than this
 // factor, or by less than this part of the block's largest value.
 constexpr double kFarFactor = 4, kFarPart = 1.0 / 64;
-
-float* grown(std::vector<float>& values, int64_t n) {
-  values.resize(std::max(values.size(), static_cast<size_t>(n)));
-  return values.data();
-}
-
-std::byte* grown(std::vector<std::byte>& bytes, int64_t n) {
-  bytes.resize(std::max(bytes.size(), static_cast<size_t>(n)));
-  return bytes.data();
-}
 
 void subtract(const float* x, const float* y, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = y[i] - x[i];
@@ -78,29 +71,20 @@ ComparisonStats Comparer::compare(const ComparedTensor& tensor, const Tile& chun
 // Decodes and merges the tile into source_, and leaves what it was before the merge in base_.
 void Comparer::read(const PreparedJob& job, const Tile& tile) {
   float* source = grown(source_, tile.elements());
-  job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, source);
+  job.source.read(tile, source);
   if (!job.merger) return;
   std::memcpy(grown(base_, tile.elements()), source, static_cast<size_t>(tile.elements()) * sizeof(float));
   job.merger->apply(tile.r0, tile.r1, source, scratch_);
 }
 
-// As Converter does with values that are kept as they are.
 void Comparer::encode(const PreparedJob& job, const Tile& tile, const float* rows, std::byte* dst) {
-  const Type type = job.job.outputs[0].type;
-  const int64_t n_cols = job.source.n_cols();
-  if (job.copies[0]) return job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
-  if (job.recodes[0] != nullptr) {
-    job.source.recode(tile.r0, tile.r1, tile.c0, tile.c1, job.recodes[0], type, dst);
+  if (job.encodings[0].carries_over()) {
+    job.carry_over(tile, 0, dst);
     return;
   }
-  const TypeKernels& kernels = kernels_.of(type);
-  if (!job.importance || kernels.encode_weighted == nullptr) return kernels.encode(rows, dst, tile.elements());
-  for (int64_t row = tile.r0; row < tile.r1;) {
-    const int64_t n_rows = std::min(tile.r1 - row, job.importance->rows_left(row)), done = (row - tile.r0) * n_cols;
-    kernels.encode_weighted(rows + done, dst + row_bytes(type, done), n_rows, n_cols,
-                            job.importance->read(row, importance_));
-    row += n_rows;
-  }
+  const Type type = job.job.outputs[0].type;
+  const auto room = [&](int64_t n) { return std::exchange(dst, dst + row_bytes(type, n)); };
+  encoder_.encode(job, tile, 0, rows, room, [] {});
 }
 
 void Comparer::look_through(const Tile& tile, int64_t at, ComparisonStats& found) {
@@ -114,7 +98,7 @@ void Comparer::look_through(const Tile& tile, int64_t at, ComparisonStats& found
 void Comparer::compare_tile(const ComparedTensor& tensor, const Tile& tile, int64_t at, ComparisonStats& found) {
   const PreparedJob& job = *tensor.job;
   const int64_t n = tile.elements(), bytes = row_bytes(tensor.type, n);
-  const std::byte* in_file = tensor.stored->contiguous(0, 1, at, at + n);
+  const std::byte* in_file = tensor.stored->contiguous({0, 1, at, at + n});
   bool is_equal = false;
   if (tensor.encodes) {
     encode(job, tile, source_.data(), grown(encoded_, bytes));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/prepared_job.hpp"
+#include "engine/tile_encoder.hpp"
 
 namespace fastconv {
 
@@ -45,7 +46,7 @@ struct ComparedTensor {
 
 class Comparer {
  public:
-  explicit Comparer(const KernelTable& kernels) : kernels_(kernels) {}
+  explicit Comparer(const KernelTable& kernels) : kernels_(kernels), encoder_(kernels) {}
 
   // Stops between two tiles once `cancelled`.
   ComparisonStats compare(const ComparedTensor& tensor, const Tile& chunk, const std::atomic<bool>& cancelled);
@@ -64,7 +65,7 @@ class Comparer {
   std::vector<float> source_, base_, stored_, own_, difference_, near_;
   std::vector<std::byte> encoded_, base_encoded_, halves_, tried_;
   Merger::Scratch scratch_;
-  ImportanceReader::Row importance_;
+  TileEncoder encoder_;
 };
 
 }  // namespace fastconv

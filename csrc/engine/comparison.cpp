@@ -1,7 +1,6 @@
 #include "engine/comparison.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <stdexcept>
 #include <utility>
 
@@ -19,7 +18,7 @@ std::unique_ptr<SourceReader> stored_reader(const Comparand& tensor, const Kerne
   if (n != tensor.job.source.n_rows * tensor.job.source.n_cols)
     throw std::invalid_argument("the tensor to compare has another size than its job");
   auto reader = std::make_unique<SourceReader>(stored, true, kernels);
-  if (n > 0 && reader->contiguous(0, 1, 0, n) == nullptr)
+  if (n > 0 && reader->contiguous({0, 1, 0, n}) == nullptr)
     throw std::invalid_argument("the rows of the tensor to compare do not lie one after the other");
   return reader;
 }
@@ -45,34 +44,11 @@ Comparison::Comparison(std::vector<Comparand> tensors, int n_threads, const Kern
   }
   found_.resize(chunks_.size());
   pages_ = std::make_unique<PageKeeper>(prepared_, chunks_);
-  n_working_ = std::min<size_t>(static_cast<size_t>(n_threads), std::max<size_t>(chunks_.size(), 1));
-  const size_t wanted = n_working_;
-  try {
-    while (threads_.size() < wanted) threads_.emplace_back([this] { work(); });
-  } catch (...) {
-    stopped_ = cancelled_ = true;
-    for (std::thread& thread : threads_) thread.join();
-    throw;
-  }
-}
-
-Comparison::~Comparison() { cancel(); }
-
-void Comparison::work() {
-  Comparer comparer(kernels_);
-  try {
-    while (!stopped_.load(std::memory_order_relaxed)) {
-      const size_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
-      if (chunk >= chunks_.size()) break;
-      compare_chunk(chunk, comparer);
-    }
-  } catch (...) {
-    stopped_ = true;
-    const std::lock_guard lock(mutex_);
-    if (!error_) error_ = std::current_exception();
-  }
-  const std::lock_guard lock(mutex_);
-  if (--n_working_ == 0) ended_.notify_all();
+  const size_t wanted = std::min<size_t>(static_cast<size_t>(n_threads), std::max<size_t>(chunks_.size(), 1));
+  team_.start(chunks_.size(), wanted, [this] {
+    Comparer comparer(kernels_);
+    team_.share([&](size_t chunk) { compare_chunk(chunk, comparer); });
+  });
 }
 
 void Comparison::compare_chunk(size_t chunk, Comparer& comparer) {
@@ -81,16 +57,15 @@ void Comparison::compare_chunk(size_t chunk, Comparer& comparer) {
   pages_->begin(chunk);
   if (stored) {
     if (!stored->file->unchanged()) throw InputChanged(*stored->file);
-    if (!stored->file->cached(stored->begin) || !stored->file->cached(stored->end - 1))
-      stored->file->read_ahead(stored->begin, stored->end);
+    stored->read_ahead();
   }
   const ComparedTensor& tensor = compared_[chunks_[chunk].job];
-  found_[chunk] = comparer.compare(tensor, span, cancelled_);
+  found_[chunk] = comparer.compare(tensor, span, team_.cancelled());
   inputs_.check_lost();
   pages_->finish(chunk);
   // Whoever of two neighbours ends last gives back the pages that they share.
-  if (stored) stored->file->release(stored->begin, stored->end);
-  bytes_done_ += tensor.job->source.stored_bytes(span.r0, span.r1, span.c0, span.c1);
+  if (stored) stored->release();
+  bytes_done_ += tensor.job->source.stored_bytes(span);
 }
 
 std::optional<FileRange> Comparison::stored_range(const Chunk& chunk) const {
@@ -98,27 +73,14 @@ std::optional<FileRange> Comparison::stored_range(const Chunk& chunk) const {
   if (tensor.stored == nullptr || chunk.span.elements() == 0) return std::nullopt;
   const int64_t n_cols = tensor.job->source.n_cols();
   const int64_t begin = chunk.span.r0 * n_cols + chunk.span.c0;
-  const std::vector<FileRange> ranges = tensor.stored->file_ranges(0, 1, begin, begin + chunk.span.elements());
+  const std::vector<FileRange> ranges = tensor.stored->file_ranges({0, 1, begin, begin + chunk.span.elements()});
   return ranges.empty() ? std::nullopt : std::optional(ranges[0]);
 }
 
 bool Comparison::wait(double seconds) {
-  std::unique_lock lock(mutex_);
-  const bool ended = ended_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return n_working_ == 0; });
-  if (!ended) return false;
-  if (error_) std::rethrow_exception(error_);
-  if (cancelled_) throw std::runtime_error("the comparison was cancelled");
+  if (!team_.wait(seconds)) return false;
   inputs_.check_unchanged();
   return true;
-}
-
-void Comparison::cancel() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (n_working_ > 0) cancelled_ = stopped_ = true;
-  }
-  for (std::thread& thread : threads_)
-    if (thread.joinable()) thread.join();
 }
 
 std::vector<ComparisonStats> Comparison::stats() const {

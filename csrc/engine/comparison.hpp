@@ -3,17 +3,14 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
-#include <exception>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "engine/comparer.hpp"
 #include "engine/input_files.hpp"
 #include "engine/page_keeper.hpp"
+#include "engine/thread_team.hpp"
 #include "io/fault_guard.hpp"
 
 namespace fastconv {
@@ -27,22 +24,20 @@ struct Comparand {
 
 class Comparison {
  public:
-  // Starts at once. Throws std::invalid_argument, for a tensor of a file too whose rows do not lie one after the other.
+  // Starts at once; the destructor cancels what is not done. Throws std::bad_alloc, std::invalid_argument; the latter
+  // also for a tensor of a file whose rows do not lie one after the other.
   Comparison(std::vector<Comparand> tensors, int n_threads, const KernelTable& kernels);
-  // Cancels what is not done.
-  ~Comparison();
 
   // True once all is compared, false after `seconds`. Throws InputChanged; std::runtime_error after a cancel.
   bool wait(double seconds);
   // Stops within a tile and joins the threads.
-  void cancel();
+  void cancel() { team_.cancel(); }
   // Stored bytes of the jobs' sources that were consumed.
   int64_t bytes_done() const { return bytes_done_.load(std::memory_order_relaxed); }
   // Per tensor, summed in the order of its chunks. Call once wait() returned true.
   std::vector<ComparisonStats> stats() const;
 
  private:
-  void work();
   void compare_chunk(size_t chunk, Comparer& comparer);
   std::optional<FileRange> stored_range(const Chunk& chunk) const;
 
@@ -57,14 +52,8 @@ class Comparison {
   std::vector<ComparisonStats> found_;  // per chunk
   std::unique_ptr<PageKeeper> pages_;
 
-  std::atomic<size_t> next_chunk_{0};
   std::atomic<int64_t> bytes_done_{0};
-  std::atomic<bool> stopped_{false}, cancelled_{false};
-  std::mutex mutex_;
-  std::condition_variable ended_;
-  size_t n_working_ = 0;
-  std::exception_ptr error_;
-  std::vector<std::thread> threads_;
+  ThreadTeam team_;  // the last: it ends before what it works with
 };
 
 }  // namespace fastconv

@@ -5,16 +5,12 @@
 #include <stdexcept>
 #include <utility>
 
+#include "engine/scratch.hpp"
 #include "io/mapped_file.hpp"
 
 namespace fastconv {
 namespace {
 
-// Elements encoded at a time, a multiple of every block. Between two such steps as much of the next tile is prefetched:
-// few enough lines to be fetched meanwhile. More only for encoders that gain more from it than waiting for lines costs.
-constexpr int64_t kEncodeElements = 1024;
-// Rows of importance encoded at a time, at least: sums over whole rows advance side by side.
-constexpr int64_t kWeightedRows = 16;
 // Elements of a type without blocks that are encoded anew around a value that does not fit.
 constexpr int64_t kCopyGroup = 256;
 
@@ -51,20 +47,20 @@ Converter::Converted Converter::convert(const PreparedJob& job, const Tile& chun
 Converter::Fits Converter::look_at(const PreparedJob& job, const Tile& tile) {
   if (job.needs_rows) return read(job, tile);
   if (!job.decodes || policy_ == NonFinite::keep) return Fits::yes;
-  if (std::find(job.copies.begin(), job.copies.end(), true) == job.copies.end()) return Fits::unknown;
-  const double largest = job.source.stored_max(tile.r0, tile.r1, tile.c0, tile.c1);
+  if (std::none_of(job.encodings.begin(), job.encodings.end(), [](const Encoding& e) { return e.copies; }))
+    return Fits::unknown;
+  const double largest = job.source.stored_max(tile);
   return largest <= job.max_abs ? Fits::yes : read(job, tile);
 }
 
 // Decodes and merges the tile into rows_. Throws NonFiniteValue where the policy says so.
 Converter::Fits Converter::read(const PreparedJob& job, const Tile& tile) {
-  rows_.resize(std::max(rows_.size(), static_cast<size_t>(tile.elements())));
-  float* rows = rows_.data();
+  float* rows = grown(rows_, tile.elements());
   double largest = 0;
   if (!job.merger && policy_ != NonFinite::keep) {
-    largest = job.source.read_max(tile.r0, tile.r1, tile.c0, tile.c1, rows);
+    largest = job.source.read_max(tile, rows);
   } else {
-    job.source.read(tile.r0, tile.r1, tile.c0, tile.c1, rows);
+    job.source.read(tile, rows);
     if (job.merger) job.merger->apply(tile.r0, tile.r1, rows, scratch_);
     if (policy_ != NonFinite::keep) largest = kernels_.max_abs(rows, tile.elements());
   }
@@ -93,54 +89,27 @@ void Converter::report(const PreparedJob& job, const Tile& tile) const {
 }
 
 void Converter::encode(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits) {
+  if (job.encodings[output].carries_over()) return carry_over(job, tile, output, fits);
   const Type type = job.job.outputs[output].type;
-  const TypeKernels& kernels = kernels_.of(type);
-  const int64_t n = tile.elements();
-  if (job.copies[output] || job.recodes[output] != nullptr) return carry_over(job, tile, output, fits);
   const float* src = rows_.data();
   if (fits == Fits::no) {
-    clamped_.resize(std::max(clamped_.size(), static_cast<size_t>(n)));
-    clamp(src, clamped_.data(), n, type_info(type).max_abs);
-    src = clamped_.data();
+    float* clamped = grown(clamped_, tile.elements());
+    clamp(src, clamped, tile.elements(), type_info(type).max_abs);
+    src = clamped;
   }
-  if (job.importance && kernels.encode_weighted != nullptr) return encode_weighted(job, tile, src, output);
-  const int64_t step = std::max(kEncodeElements, kernels.encode_at_once);
-  for (int64_t i = 0; i < n; i += step) {
-    const int64_t slice = std::min(step, n - i);
-    prefetcher_.advance(slice * job.element_bytes);
-    kernels.encode(src + i, pending_[output]->append(row_bytes(type, slice)), slice);
-    flush_if_full(output);
-  }
+  const auto room = [&](int64_t n) {
+    prefetcher_.advance(n * job.element_bytes);
+    return pending_[output]->append(row_bytes(type, n));
+  };
+  encoder_.encode(job, tile, output, src, room, [&] { flush_if_full(output); });
 }
 
-// Whole rows, those of one matrix at a time.
-void Converter::encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output) {
-  const Type type = job.job.outputs[output].type;
-  const int64_t n_cols = job.source.n_cols(), most_rows = std::max(kEncodeElements / n_cols, kWeightedRows);
-  for (int64_t row = tile.r0; row < tile.r1;) {
-    const int64_t n_rows = std::min({most_rows, tile.r1 - row, job.importance->rows_left(row)});
-    const float* importance = job.importance->read(row, importance_);
-    prefetcher_.advance(n_rows * n_cols * job.element_bytes);
-    kernels_.of(type).encode_weighted(src + (row - tile.r0) * n_cols,
-                                      pending_[output]->append(row_bytes(type, n_rows * n_cols)), n_rows, n_cols,
-                                      importance);
-    flush_if_full(output);
-    row += n_rows;
-  }
-}
-
-// As it is stored, or recoded from that.
 void Converter::carry_over(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits) {
   const Type type = job.job.outputs[output].type;
-  const int64_t n = tile.elements();
-  std::byte* dst = pending_[output]->append(row_bytes(type, n));
-  if (job.copies[output]) {
-    job.source.copy(tile.r0, tile.r1, tile.c0, tile.c1, dst);
-  } else {
-    const Recoded recoded = job.source.recode(tile.r0, tile.r1, tile.c0, tile.c1, job.recodes[output], type, dst);
-    rounded_blocks_ += recoded.rounded_blocks;
-    if (fits == Fits::unknown && !(static_cast<double>(recoded.largest) <= job.max_abs)) fits = read(job, tile);
-  }
+  std::byte* dst = pending_[output]->append(row_bytes(type, tile.elements()));
+  const Recoded carried = job.carry_over(tile, output, dst);
+  rounded_blocks_ += carried.rounded_blocks;
+  if (fits == Fits::unknown && !(static_cast<double>(carried.largest) <= job.max_abs)) fits = read(job, tile);
   if (fits == Fits::no) encode_clamped(job, tile, type, dst);
   flush_if_full(output);
 }
@@ -151,12 +120,12 @@ void Converter::encode_clamped(const PreparedJob& job, const Tile& tile, Type ty
   if (kernels_.of(type).encode == nullptr) report(job, tile);
   const TypeInfo& info = type_info(type);
   const int64_t group = info.block_size > 1 ? info.block_size : kCopyGroup;
-  clamped_.resize(std::max<size_t>(clamped_.size(), group));
+  float* clamped = grown(clamped_, group);
   for (int64_t i = 0; i < tile.elements(); i += group) {
     const int64_t n = std::min(group, tile.elements() - i);
     if (holds(rows_.data() + i, n, info.max_abs)) continue;
-    clamp(rows_.data() + i, clamped_.data(), n, info.max_abs);
-    kernels_.of(type).encode(clamped_.data(), dst + row_bytes(type, i), n);
+    clamp(rows_.data() + i, clamped, n, info.max_abs);
+    kernels_.of(type).encode(clamped, dst + row_bytes(type, i), n);
   }
 }
 
@@ -167,10 +136,10 @@ void Converter::clamp(const float* src, float* dst, int64_t n, double max_abs) c
 
 // Touches what will be needed soon, so that it is mapped when it is fetched ahead: what is not, a prefetch passes over.
 void Converter::map_ahead(const PreparedJob& job, const Tile& chunk, const Tile& tile) const {
-  const std::byte* next = job.source.contiguous(tile.r0, tile.r1, tile.c0, tile.c1);
-  const std::byte* begin = job.source.contiguous(chunk.r0, chunk.r1, chunk.c0, chunk.c1);
+  const std::byte* next = job.source.contiguous(tile);
+  const std::byte* begin = job.source.contiguous(chunk);
   if (next == nullptr || begin == nullptr) return;
-  const int64_t left = job.source.stored_bytes(chunk.r0, chunk.r1, chunk.c0, chunk.c1) - (next - begin);
+  const int64_t left = job.source.stored_bytes(chunk) - (next - begin);
   constexpr int64_t kAhead = MappedFile::kFaultAround;
   if (left > kAhead) static_cast<void>(*static_cast<const volatile std::byte*>(next + kAhead));
 }
@@ -178,7 +147,7 @@ void Converter::map_ahead(const PreparedJob& job, const Tile& chunk, const Tile&
 void Converter::prefetch_after(const PreparedJob& job, const Tile& chunk, const Tile& tile) {
   const Tile next = next_tile(chunk, job.division.tile, tile);
   ranges_.clear();
-  job.source.memory_ranges(next.r0, next.r1, next.c0, next.c1, ranges_);
+  job.source.memory_ranges(next, ranges_);
   prefetcher_.aim(ranges_);
 }
 

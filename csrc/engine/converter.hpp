@@ -12,6 +12,7 @@
 #include "core/xxhash64.hpp"
 #include "engine/prefetcher.hpp"
 #include "engine/prepared_job.hpp"
+#include "engine/tile_encoder.hpp"
 #include "engine/writer.hpp"
 
 namespace fastconv {
@@ -32,7 +33,7 @@ class Converter {
  public:
   // sums: convert() tells checksums.
   Converter(Writer& writer, NonFinite policy, const KernelTable& kernels, bool sums)
-      : writer_(writer), policy_(policy), kernels_(kernels), sums_(sums) {}
+      : writer_(writer), policy_(policy), kernels_(kernels), sums_(sums), encoder_(kernels) {}
 
   // checksum: as in FinishedChunk, 0 unless asked for.
   struct Converted {
@@ -52,7 +53,6 @@ class Converter {
   bool holds(const float* x, int64_t n, double max_abs) const;
   [[noreturn]] void report(const PreparedJob& job, const Tile& tile) const;
   void encode(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits);
-  void encode_weighted(const PreparedJob& job, const Tile& tile, const float* src, size_t output);
   void carry_over(const PreparedJob& job, const Tile& tile, size_t output, Fits& fits);
   void encode_clamped(const PreparedJob& job, const Tile& tile, Type type, std::byte* dst);
   void clamp(const float* src, float* dst, int64_t n, double max_abs) const;
@@ -70,7 +70,7 @@ class Converter {
   std::vector<Xxh64> checksums_;                       // per output, of what was put
   int64_t rounded_blocks_ = 0;
   Merger::Scratch scratch_;
-  ImportanceReader::Row importance_;
+  TileEncoder encoder_;
   Prefetcher prefetcher_;
   std::vector<MemoryRange> ranges_;
 };

@@ -18,7 +18,7 @@ const float* ImportanceReader::read(int64_t row, Row& held) const {
   held.values.resize(static_cast<size_t>(sums_.n_cols()));
   const float count = job_.importance[0].counts[static_cast<size_t>(matrix)];
   if (count > 0) {
-    sums_.read(matrix, matrix + 1, 0, sums_.n_cols(), held.values.data());
+    sums_.read({matrix, matrix + 1, 0, sums_.n_cols()}, held.values.data());
     for (float& value : held.values) {
       value /= count;
       // NaN compares false.
@@ -35,7 +35,7 @@ const float* ImportanceReader::read(int64_t row, Row& held) const {
 
 std::vector<FileRange> ImportanceReader::file_ranges(int64_t r0, int64_t r1) const {
   if (r0 == r1 || sums_.n_cols() == 0) return {};
-  return sums_.file_ranges(r0 / rows_per_matrix_, (r1 - 1) / rows_per_matrix_ + 1, 0, sums_.n_cols());
+  return sums_.file_ranges({r0 / rows_per_matrix_, (r1 - 1) / rows_per_matrix_ + 1, 0, sums_.n_cols()});
 }
 
 }  // namespace fastconv

@@ -23,8 +23,7 @@ double dot(const float* x, const float* y, int64_t n) {
 }
 
 void give_back_pages(const SourceReader& reader) {
-  for (const FileRange& range : reader.file_ranges(0, reader.n_rows(), 0, reader.n_cols()))
-    range.file->release(range.begin, range.end);
+  for (const FileRange& range : reader.file_ranges(reader.whole())) range.release();
 }
 
 }  // namespace
@@ -58,7 +57,7 @@ void Merger::prepare() {
   for (auto& part : parts_) {
     const int64_t rank = part->a.n_rows();
     part->a_rows.resize(rank * n_cols_);
-    part->a.read(0, rank, 0, n_cols_, part->a_rows.data());
+    part->a.read(part->a.whole(), part->a_rows.data());
     for (int64_t r = 0; r < rank; ++r) {
       a_rows.push_back(part->a_rows.data() + r * n_cols_);
       scales.push_back(part->scale);
@@ -82,12 +81,12 @@ void Merger::apply(int64_t r0, int64_t r1, float* rows, Scratch& scratch) {
   float* b = scratch.b.data();
   for (const auto& part : parts_) {
     const int64_t rank = part->a.n_rows();
-    part->b.read(r0, r1, 0, rank, b);
+    part->b.read({r0, r1, 0, rank}, b);
     kernels_.lora_add(rows, n_cols_, n, n_cols_, b, part->a_rows.data(), n_cols_, rank, part->scale);
     b += n * rank;
     if (!part->magnitude) continue;
     scratch.magnitude.resize(n);
-    part->magnitude->read(r0, r1, 0, 1, scratch.magnitude.data());
+    part->magnitude->read({r0, r1, 0, 1}, scratch.magnitude.data());
     // The norm is that of the base with this delta alone, whatever was merged before, as the adapter was trained.
     const float* alone = rows;
     if (part != parts_.front()) {

@@ -21,7 +21,7 @@ PageKeeper::PageKeeper(const std::vector<std::unique_ptr<PreparedJob>>& jobs, co
 std::vector<FileRange> PageKeeper::ranges(size_t chunk) const {
   const Tile& span = chunks_[chunk].span;
   const PreparedJob& job = *jobs_[chunks_[chunk].job];
-  std::vector<FileRange> found = job.source.file_ranges(span.r0, span.r1, span.c0, span.c1);
+  std::vector<FileRange> found = job.source.file_ranges(span);
   if (job.importance)
     for (const FileRange& range : job.importance->file_ranges(span.r0, span.r1)) found.push_back(range);
   return found;
@@ -41,9 +41,7 @@ void PageKeeper::look_ahead(size_t chunk) {
     if (ledger_ != nullptr && ledger_->claims(ahead_)) continue;
     // All chunks of a columnar tensor have the same range.
     if (jobs_[chunks_[ahead_].job]->source.columnar() && chunks_[ahead_].span.r0 != 0) continue;
-    for (const FileRange& range : ranges(ahead_))
-      if (!range.file->cached(range.begin) || !range.file->cached(range.end - 1))
-        range.file->read_ahead(range.begin, range.end);
+    for (const FileRange& range : ranges(ahead_)) range.read_ahead();
   }
 }
 
@@ -79,7 +77,7 @@ void PageKeeper::release(size_t begin, size_t end) const {
         spent.push_back(range);
     }
   }
-  for (const FileRange& range : spent) range.file->release(range.begin, range.end);
+  for (const FileRange& range : spent) range.release();
 }
 
 }  // namespace fastconv

@@ -43,14 +43,14 @@ PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t t
   max_abs = std::numeric_limits<double>::max();
   decodes = std::all_of(pieces.begin(), pieces.end(), [](const Piece& p) { return type_info(p.type).decodes; });
   for (const Output& output : job.outputs) {
-    copies.push_back(!merger && source.stored_as(output.type));
+    const bool copies = !merger && source.stored_as(output.type);
     const bool same = !merger && !pieces.empty() && source.stored_as(pieces[0].type);
     const bool in_blocks = source.in_blocks(type_info(output.type).block_size);
     // Importance decides about what is encoded, not about levels that are kept.
     const bool weighs = importance && kernels.of(output.type).encode_weighted != nullptr;
     const bool may_recode = same && in_blocks && !(weighs && type_info(pieces[0].type).block_size == 1);
-    recodes.push_back(may_recode ? kernels.recode(pieces[0].type, output.type) : nullptr);
-    needs_rows = needs_rows || !(copies.back() || recodes.back() != nullptr);
+    encodings.push_back({copies, may_recode ? kernels.recode(pieces[0].type, output.type) : nullptr, weighs});
+    needs_rows = needs_rows || !encodings.back().carries_over();
     // What is copied and cannot be encoded has no limit of its own.
     if (type_info(output.type).max_abs > 0) max_abs = std::min(max_abs, type_info(output.type).max_abs);
   }

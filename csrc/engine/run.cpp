@@ -1,11 +1,9 @@
 #include "engine/run.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <new>
 #include <stdexcept>
-#include <system_error>
 #include <utility>
 
 #include "io/allocator.hpp"
@@ -62,59 +60,16 @@ Run::Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOp
     plan = plan_memory(prepared_, wanted, direct, bound);
   }
   writer_ = std::make_unique<Writer>(files_, plan);
-  std::unique_lock starting(starting_);
-  try {
-    start(plan.n_threads);
-  } catch (...) {
-    starting.unlock();
-    cancelled_ = stopped_ = true;
-    for (std::thread& thread : threads_) thread.join();
-    throw;
-  }
+  const std::lock_guard starting(starting_);
+  team_.start(chunks_.size(), plan.n_threads, [this] { work(); });
   reserved.release();
-}
-
-Run::~Run() { cancel(); }
-
-void Run::start(size_t n_threads) {
-  threads_.reserve(n_threads);
-  for (size_t i = 0; i < n_threads; ++i) {
-    {
-      const std::lock_guard lock(mutex_);
-      ++n_working_;
-    }
-    try {
-      threads_.emplace_back([this] { work(); });
-    } catch (const std::system_error&) {
-      const std::lock_guard lock(mutex_);
-      --n_working_;
-      // A machine that gives no more threads is slower, not out of order.
-      if (i > 0) return;
-      throw std::bad_alloc();
-    }
-  }
 }
 
 void Run::work() {
   { const std::lock_guard lock(starting_); }
   Converter converter(*writer_, options_.nonfinite, *options_.kernels, options_.keeps_ledger);
-  while (!stopped_.load(std::memory_order_relaxed)) {
-    const size_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
-    if (chunk >= chunks_.size()) break;
-    try {
-      run_chunk(chunk, converter);
-    } catch (...) {
-      fail(chunk, std::current_exception());
-    }
-  }
-  try {
-    // Whoever is last waits for all.
-    if (!stopped_) writer_->finish();
-  } catch (...) {
-    fail(chunks_.size(), std::current_exception());
-  }
-  const std::lock_guard lock(mutex_);
-  if (--n_working_ == 0) ended_.notify_all();
+  // Whoever is last waits for all.
+  team_.share([&](size_t chunk) { run_chunk(chunk, converter); }, [this] { writer_->finish(); });
 }
 
 void Run::run_chunk(size_t chunk, Converter& converter) {
@@ -122,8 +77,8 @@ void Run::run_chunk(size_t chunk, Converter& converter) {
   const Tile& span = chunks_[chunk].span;
   if (!was_done(chunk)) {
     pages_->begin(chunk);
-    const Converter::Converted converted = converter.convert(job, span, cancelled_);
-    if (cancelled_.load(std::memory_order_relaxed)) return;
+    const Converter::Converted converted = converter.convert(job, span, team_.cancelled());
+    if (team_.cancelled().load(std::memory_order_relaxed)) return;
     inputs_.check_lost();
     job.rounded_blocks += converted.rounded_blocks;
     if (options_.keeps_ledger) {
@@ -134,7 +89,7 @@ void Run::run_chunk(size_t chunk, Converter& converter) {
     }
   }
   pages_->finish(chunk);
-  bytes_done_ += job.source.stored_bytes(span.r0, span.r1, span.c0, span.c1);
+  bytes_done_ += job.source.stored_bytes(span);
   if (job.chunks_left.fetch_sub(1) == 1 && job.merger) job.stats = job.merger->finish();
 }
 
@@ -149,42 +104,21 @@ bool Run::was_done(size_t chunk) {
   return true;
 }
 
-void Run::fail(size_t chunk, std::exception_ptr error) {
-  stopped_ = true;
-  const std::lock_guard lock(mutex_);
-  if (error_ && failed_chunk_ <= chunk) return;
-  failed_chunk_ = chunk;
-  error_ = std::move(error);
-}
-
 bool Run::wait(double seconds) {
-  std::unique_lock lock(mutex_);
-  const bool ended = ended_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return n_working_ == 0; });
-  if (!ended) return false;
-  if (error_) rethrow();
-  if (cancelled_) throw std::runtime_error("the run was cancelled");
-  inputs_.check_unchanged();
-  return true;
-}
-
-void Run::rethrow() const {
   try {
-    std::rethrow_exception(error_);
+    if (!team_.wait(seconds)) return false;
   } catch (const NonFiniteValue&) {
     // What is read from a file while it changes can be anything.
     inputs_.check_unchanged();
     throw;
   }
+  inputs_.check_unchanged();
+  return true;
 }
 
 void Run::cancel() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (n_working_ > 0) cancelled_ = stopped_ = true;
-  }
-  for (std::thread& thread : threads_)
-    if (thread.joinable()) thread.join();
-  if (writer_) writer_->abort();
+  team_.cancel();
+  writer_->abort();
 }
 
 std::vector<FinishedChunk> Run::take_finished() { return ledger_->take(writer_->n_written()); }

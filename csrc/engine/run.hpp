@@ -2,12 +2,9 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
-#include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "engine/chunk_ledger.hpp"
@@ -15,6 +12,7 @@
 #include "engine/input_files.hpp"
 #include "engine/job.hpp"
 #include "engine/page_keeper.hpp"
+#include "engine/thread_team.hpp"
 #include "engine/writer.hpp"
 #include "io/fault_guard.hpp"
 #include "io/output_file.hpp"
@@ -34,10 +32,9 @@ struct RunOptions {
 
 class Run {
  public:
-  // Starts at once. descriptors: output files, open for writing. Throws std::invalid_argument, std::system_error.
+  // Starts at once; the destructor cancels what is not done. descriptors: output files, open for writing. Throws
+  // std::invalid_argument, std::system_error, std::bad_alloc.
   Run(std::vector<Job> jobs, const std::vector<int>& descriptors, const RunOptions& options);
-  // Cancels what is not done.
-  ~Run();
 
   // True once every byte is written, false after `seconds`. Throws what stopped the run: NonFiniteValue, InputChanged,
   // std::system_error; std::runtime_error after a cancel.
@@ -64,13 +61,10 @@ class Run {
   std::vector<std::optional<DeltaStats>> delta_stats() const;
 
  private:
-  void start(size_t n_threads);
   void work();
   void run_chunk(size_t chunk, Converter& converter);
   // Whether it was done already; then takes over what was found out about it.
   bool was_done(size_t chunk);
-  void fail(size_t chunk, std::exception_ptr error);
-  [[noreturn]] void rethrow() const;
 
   const FaultGuard guard_;
   const std::vector<Job> jobs_;
@@ -83,19 +77,9 @@ class Run {
   std::unique_ptr<PageKeeper> pages_;
   std::unique_ptr<Writer> writer_;
 
-  std::atomic<size_t> next_chunk_{0};
   std::atomic<int64_t> bytes_done_{0}, n_chunks_found_{0};
-  std::atomic<bool> stopped_{false}, cancelled_{false};
-
   std::mutex starting_;  // held until all threads have started
-  std::mutex mutex_;
-  std::condition_variable ended_;
-  size_t n_working_ = 0;
-  // Of several errors the one of the earliest chunk, so that the message does not depend on timing: chunks begin in
-  // order, and those begun before the failing one run to their end.
-  size_t failed_chunk_ = 0;
-  std::exception_ptr error_;
-  std::vector<std::thread> threads_;
+  ThreadTeam team_;      // the last: it ends before what it works with
 };
 
 }  // namespace fastconv

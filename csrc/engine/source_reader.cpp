@@ -112,52 +112,50 @@ const SourceReader::Band& SourceReader::band_of(int64_t stored_row) const {
 }
 
 template <typename Visit>
-void SourceReader::for_each_rectangle(int64_t r0, int64_t r1, int64_t c0, int64_t c1, Visit visit) const {
-  if (c0 >= c1) return;  // of a source without columns there are no bands
+void SourceReader::for_each_rectangle(const Tile& tile, Visit visit) const {
+  if (tile.c0 >= tile.c1) return;  // of a source without columns there are no bands
   const std::vector<int64_t>& rows = source_.rows;
-  for (int64_t r = r0, n; r < r1; r += n) {
+  for (int64_t r = tile.r0, n; r < tile.r1; r += n) {
     const int64_t stored = rows.empty() ? r : rows[r];
     const Band& band = band_of(stored);
     if (rows.empty())
-      n = std::min(r1 - r, band.end - stored);
+      n = std::min(tile.r1 - r, band.end - stored);
     else
-      for (n = 1; r + n < r1 && stored + n < band.end && rows[r + n] == stored + n;) ++n;
+      for (n = 1; r + n < tile.r1 && stored + n < band.end && rows[r + n] == stored + n;) ++n;
     for (const Piece* piece : band.pieces) {
-      const int64_t begin = std::max(c0, piece->col), end = std::min(c1, piece->col + piece->n_cols);
+      const int64_t begin = std::max(tile.c0, piece->col), end = std::min(tile.c1, piece->col + piece->n_cols);
       if (begin < end)
-        visit(*piece, stored - piece->row, n, begin - piece->col, end - begin, (r - r0) * (c1 - c0) + begin - c0);
+        visit(*piece, stored - piece->row, n, begin - piece->col, end - begin,
+              (r - tile.r0) * tile.n_cols() + begin - tile.c0);
     }
   }
 }
 
-void SourceReader::read(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const {
-  for_each_rectangle(r0, r1, c0, c1,
-                     [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t at) {
-                       decode(piece, row, n_rows, col, n_cols, dst + at, c1 - c0);
-                     });
+void SourceReader::read(const Tile& tile, float* dst) const {
+  for_each_rectangle(tile, [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols,
+                               int64_t at) { decode(piece, row, n_rows, col, n_cols, dst + at, tile.n_cols()); });
 }
 
-float SourceReader::read_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1, float* dst) const {
-  const int64_t n = (r1 - r0) * (c1 - c0);
-  if (const std::byte* stored = contiguous(r0, r1, c0, c1)) {
+float SourceReader::read_max(const Tile& tile, float* dst) const {
+  const int64_t n = tile.elements();
+  if (const std::byte* stored = contiguous(tile)) {
     const DecodeMaxFn decode_max = kernels_.of(source_.pieces[0].type).decode_max;
     if (decode_max != nullptr) return decode_max(stored, dst, n);
   }
-  read(r0, r1, c0, c1, dst);
+  read(tile, dst);
   return kernels_.max_abs(dst, n);
 }
 
-float SourceReader::stored_max(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const {
+float SourceReader::stored_max(const Tile& tile) const {
   float most = 0;
-  for_each_rectangle(r0, r1, c0, c1,
-                     [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
-                       const StoredMaxFn of_stored = kernels_.of(piece.type).stored_max;
-                       if (of_stored == nullptr) most = std::nanf("");
-                       if (n_cols == piece.row_stride) n_cols *= n_rows, n_rows = 1;
-                       for (int64_t i = 0; i < n_rows && most == most; ++i) {
-                         most = larger(most, of_stored(element(piece, row + i, col), n_cols));
-                       }
-                     });
+  for_each_rectangle(tile, [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
+    const StoredMaxFn of_stored = kernels_.of(piece.type).stored_max;
+    if (of_stored == nullptr) most = std::nanf("");
+    if (n_cols == piece.row_stride) n_cols *= n_rows, n_rows = 1;
+    for (int64_t i = 0; i < n_rows && most == most; ++i) {
+      most = larger(most, of_stored(element(piece, row + i, col), n_cols));
+    }
+  });
   return most;
 }
 
@@ -193,15 +191,14 @@ void SourceReader::decode_strided(const Piece& piece, int64_t row, int64_t n_row
   }
 }
 
-Recoded SourceReader::recode(int64_t r0, int64_t r1, int64_t c0, int64_t c1, RecodeFn function, Type to,
-                             std::byte* dst) const {
+Recoded SourceReader::recode(const Tile& tile, RecodeFn function, Type to, std::byte* dst) const {
   Recoded all{0, 0};
-  for_each_rectangle(r0, r1, c0, c1,
+  for_each_rectangle(tile,
                      [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t at) {
-                       const bool one_run = n_cols == piece.row_stride && n_cols == c1 - c0;
+                       const bool one_run = n_cols == piece.row_stride && n_cols == tile.n_cols();
                        const int64_t n_runs = one_run ? 1 : n_rows, size = one_run ? n_rows * n_cols : n_cols;
                        for (int64_t i = 0; i < n_runs; ++i) {
-                         std::byte* out = dst + fastconv::row_bytes(to, at + i * (c1 - c0));
+                         std::byte* out = dst + fastconv::row_bytes(to, at + i * tile.n_cols());
                          const Recoded run = function(element(piece, row + i, col), out, size);
                          all.rounded_blocks += run.rounded_blocks;
                          all.largest = larger(all.largest, run.largest);
@@ -210,52 +207,49 @@ Recoded SourceReader::recode(int64_t r0, int64_t r1, int64_t c0, int64_t c1, Rec
   return all;
 }
 
-void SourceReader::copy(int64_t r0, int64_t r1, int64_t c0, int64_t c1, std::byte* dst) const {
-  for_each_rectangle(
-      r0, r1, c0, c1, [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t at) {
-        const size_t bytes = static_cast<size_t>(fastconv::row_bytes(piece.type, n_cols));
-        for (int64_t i = 0; i < n_rows; ++i)
-          std::memcpy(dst + fastconv::row_bytes(piece.type, at + i * (c1 - c0)), element(piece, row + i, col), bytes);
-      });
+void SourceReader::copy(const Tile& tile, std::byte* dst) const {
+  for_each_rectangle(tile, [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols,
+                               int64_t at) {
+    const size_t bytes = static_cast<size_t>(fastconv::row_bytes(piece.type, n_cols));
+    for (int64_t i = 0; i < n_rows; ++i)
+      std::memcpy(dst + fastconv::row_bytes(piece.type, at + i * tile.n_cols()), element(piece, row + i, col), bytes);
+  });
 }
 
-const std::byte* SourceReader::contiguous(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const {
-  if (source_.n_rows != 1 || !source_.rows.empty() || source_.pieces.size() != 1 || r0 != 0 || r1 != 1) return nullptr;
+const std::byte* SourceReader::contiguous(const Tile& tile) const {
+  if (source_.n_rows != 1 || !source_.rows.empty() || source_.pieces.size() != 1) return nullptr;
+  if (tile.r0 != 0 || tile.r1 != 1) return nullptr;
   const Piece& piece = source_.pieces[0];
-  return piece.col_stride == 1 && c1 <= piece.n_cols ? element(piece, 0, c0) : nullptr;
+  return piece.col_stride == 1 && tile.c1 <= piece.n_cols ? element(piece, 0, tile.c0) : nullptr;
 }
 
-void SourceReader::memory_ranges(int64_t r0, int64_t r1, int64_t c0, int64_t c1,
-                                 std::vector<MemoryRange>& ranges) const {
-  for_each_rectangle(r0, r1, c0, c1,
-                     [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
-                       if (piece.col_stride != 1) return;
-                       if (n_cols == piece.row_stride) n_cols *= n_rows, n_rows = 1;
-                       for (int64_t i = 0; i < n_rows; ++i)
-                         ranges.push_back({element(piece, row + i, col), fastconv::row_bytes(piece.type, n_cols)});
-                     });
+void SourceReader::memory_ranges(const Tile& tile, std::vector<MemoryRange>& ranges) const {
+  for_each_rectangle(tile, [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
+    if (piece.col_stride != 1) return;
+    if (n_cols == piece.row_stride) n_cols *= n_rows, n_rows = 1;
+    for (int64_t i = 0; i < n_rows; ++i)
+      ranges.push_back({element(piece, row + i, col), fastconv::row_bytes(piece.type, n_cols)});
+  });
 }
 
-int64_t SourceReader::stored_bytes(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const {
+int64_t SourceReader::stored_bytes(const Tile& tile) const {
   int64_t bytes = 0;
-  for_each_rectangle(r0, r1, c0, c1,
-                     [&](const Piece& piece, int64_t, int64_t n_rows, int64_t, int64_t n_cols, int64_t) {
-                       bytes += n_rows * fastconv::row_bytes(piece.type, n_cols);
-                     });
+  for_each_rectangle(tile, [&](const Piece& piece, int64_t, int64_t n_rows, int64_t, int64_t n_cols, int64_t) {
+    bytes += n_rows * fastconv::row_bytes(piece.type, n_cols);
+  });
   return bytes;
 }
 
-std::vector<FileRange> SourceReader::file_ranges(int64_t r0, int64_t r1, int64_t c0, int64_t c1) const {
+std::vector<FileRange> SourceReader::file_ranges(const Tile& tile) const {
   std::vector<FileRange> ranges;
-  for_each_rectangle(r0, r1, c0, c1,
-                     [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
-                       const MappedFile* file = piece.storage->file();
-                       if (file == nullptr) return;
-                       const TypeInfo& info = type_info(piece.type);
-                       if (is_columnar(piece)) row = col = 0, n_rows = piece.n_rows, n_cols = piece.n_cols;
-                       const int64_t last = element_offset(piece, row + n_rows - 1, col + n_cols - info.block_size);
-                       ranges.push_back({file, element_offset(piece, row, col), last + info.block_bytes});
-                     });
+  for_each_rectangle(tile, [&](const Piece& piece, int64_t row, int64_t n_rows, int64_t col, int64_t n_cols, int64_t) {
+    const MappedFile* file = piece.storage->file();
+    if (file == nullptr) return;
+    const TypeInfo& info = type_info(piece.type);
+    if (is_columnar(piece)) row = col = 0, n_rows = piece.n_rows, n_cols = piece.n_cols;
+    const int64_t last = element_offset(piece, row + n_rows - 1, col + n_cols - info.block_size);
+    ranges.push_back({file, element_offset(piece, row, col), last + info.block_bytes});
+  });
   std::sort(ranges.begin(), ranges.end(), [](const FileRange& x, const FileRange& y) {
     return x.file != y.file ? x.file < y.file : x.begin < y.begin;
   });
