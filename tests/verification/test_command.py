@@ -98,7 +98,7 @@ class Outline(HTMLParser):
         self.ids |= {values["id"]} if "id" in values else set()
         if "http-equiv" in values:
             self.policy = values["content"]
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -123,14 +123,16 @@ def _facts(result: Verification) -> str:
     rules = counted(len(result.findings), "rule") + " broken" if result.findings else "all rules of the format are kept"
     sums = {None: "none stands beside it", "ok": "as stated beside it", "off": "not the one that is stated beside it"}
     values = states(result) or "none compared"
-    if result.source is None:
+    if result.format == "unreadable":
+        rules = values = "not checked: the file cannot be read"
+    elif result.source is None:
         values = "every value looked through for NaN and infinity; not compared, for no source was given (--against)"
     facts = [
         ("File", result.path, False),
         ("Format", f"{result.format}, {counted(result.n_tensors, 'tensor')}", False),
         *([("Source", result.source, False)] if result.source is not None else []),
         *(("Adapter", adapter, False) for adapter in result.adapters),
-        ("Structure", rules, bool(result.findings)),
+        ("Structure, metadata", rules, bool(result.findings)),
         ("Values", values, bool(result.off)),
         ("SHA-256", sums[result.checksum], result.checksum == "off"),
     ]
@@ -223,12 +225,7 @@ def _tensors(checks: Sequence[TensorCheck], ids: dict[str, str]) -> str:
         for head in (_HEADS[column] for column in kept)
     )
     body = "\n".join(
-        f'<tr id="{ids[check.name]}" class="{check.state}">'
-        + "".join(
-            f'<td class="{_HEADS[at].kind}" data-value="{escape(cells[at].value)}">{escape(cells[at].text)}</td>'
-            for at in kept
-        )
-        + "</tr>"
+        f'<tr id="{ids[check.name]}" class="{check.state}">{"".join(_shown(_HEADS[at], cells[at]) for at in kept)}</tr>'
         for check, cells in zip(checks, rows, strict=True)
     )
     table = f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>'
@@ -252,6 +249,14 @@ def _cells(check: TensorCheck) -> tuple[_Cell, ...]:
         _Cell(share(check), _sortable(math.nan if check.delta_share is None else check.delta_share)),
         _Cell(check.reason, check.reason),
     )
+
+
+def _shown(head: _Head, cell: _Cell) -> str:
+    """Lines may end behind the dots of a name."""
+    text = escape(cell.text)
+    if "name" in head.kind:
+        text = text.replace("_", "_<wbr>").replace(".", ".<wbr>")
+    return f'<td class="{head.kind}" data-value="{escape(cell.value)}">{text}</td>'
 
 
 def _sortable(value: float) -> str:
