@@ -52,6 +52,7 @@ def test_wheel_holds_the_package_and_one_extension(wheel: Path) -> None:
     assert [name for name in names if name.endswith(".so")] == [name for name in names if "_native.cpython" in name]
     assert sum(name.endswith(".so") for name in names) == 1
     assert {"fastconv/py.typed", "fastconv/_native.pyi", "fastconv/__init__.py"} <= set(names)
+    assert {"fastconv/cli/verify_page.html", "fastconv/cli/verify_page.js"} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastconv"}
 
 

@@ -314,6 +314,12 @@ def test_provenance_in_gguf(model: Path, adapter: Path, tmp_path: Path, capsys: 
     assert not any(key.startswith("fastconv.") for key in plain.keys)
     assert {key: raw for key, raw in told.keys.items() if not key.startswith("fastconv.")} == plain.keys
     assert told.parts == plain.parts
+    # How it is written is no part of what is written.
+    convert(
+        model, tmp_path / "same.gguf", outtype="q4_0", lora=[(adapter, 0.5)], n_ctx=128, provenance=True,
+        sync=False, threads=1, checksum=True, max_memory="20M",
+    )  # fmt: skip
+    assert (tmp_path / "same.gguf").read_bytes() == path.read_bytes()
     # A file made of this one tells of its own making.
     convert(path, tmp_path / "again.gguf", outtype="q8_0", provenance=True)
     assert inspect(tmp_path / "again.gguf").metadata["fastconv.source"] == str(path)

@@ -12,7 +12,10 @@ from fastconv.request import ConvertRequest
 
 PREFIX = "fastconv."
 # Said by other keys, or without influence on the bytes.
-_LEFT_OUT = ("source", "outfile", "adapters", "threads", "overwrite", "checksum", "provenance", "resume", "max_memory")
+_LEFT_OUT = (
+    *("source", "outfile", "adapters"),
+    *("threads", "overwrite", "checksum", "provenance", "resume", "sync", "max_memory"),
+)
 
 
 def provenance(request: ConvertRequest) -> dict[str, str]:
