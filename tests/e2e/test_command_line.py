@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,30 @@ def test_wrong_usage_is_2_and_one_line(arguments: list[str], line: str, capsys: 
     assert error.startswith(f"fastconv: error: {line}")
     assert error.count("\n") == 1
     assert len(error) < 1200
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_stream_that_is_closed(model: Path, stream: int) -> None:
+    """Nobody reads what is said; the work is done all the same."""
+    program = "[sys.executable, '-m', 'fastconv', *sys.argv[1:]]"
+    launch = f"import os, sys; os.close({stream}); os.execv(sys.executable, {program})"
+    for arguments in (["verify", model, "--against", model], ["convert", model, "-o", model / "o.gguf", "--overwrite"]):
+        done = subprocess.run([sys.executable, "-c", launch, *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == 0, done
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize("megabytes", [24, 60])
+def test_a_limit_of_data_is_told_rather_than_met(model: Path, megabytes: int) -> None:
+    """OpenBLAS, which NumPy brings, would ask for memory for ever."""
+    limit = (
+        f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_DATA, ({megabytes << 20}, {megabytes << 20}))"
+    )
+    launch = f"{limit}; os.execv(sys.executable, [sys.executable, '-m', 'fastconv', 'convert', sys.argv[1]])"
+    done = subprocess.run([sys.executable, "-c", launch, model], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("fastconv: error: the limit of memory (ulimit -v or -d) is too low: found ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_interrupted_before_it_began(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

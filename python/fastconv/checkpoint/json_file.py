@@ -13,6 +13,9 @@ from fastconv.errors import CheckpointError
 
 MAX_JSON_BYTES = 64 << 20  # the largest real one, an index of 100,000 tensors, needs less
 
+MAX_JSON_DEPTH = 64  # real ones are five deep; what walks through a value, repr() too, goes one call deeper per level
+
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 # What a value must be looked through for: half of a surrogate pair, and numbers beyond float64.
 _SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|\d{300}")
 
@@ -41,10 +44,12 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """The value of a JSON text in which no key stands twice. NaN and infinities are numbers, as in real files.
 
-    Raises ValueError or RecursionError for anything else, for text that is none (a lone surrogate) and for integers
-    beyond the range of float64.
+    Raises ValueError or RecursionError for anything else, for text that is none (a lone surrogate), for integers beyond
+    the range of float64 and for what is nested deeper than MAX_JSON_DEPTH.
     """
     value = json.loads(text, object_pairs_hook=_unique_keys)
+    if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
+        _check_depth(text.encode("utf-8", "surrogatepass"))
     if _SUSPECT.search(text):
         _check_values(value)
     return value
@@ -63,6 +68,17 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise ValueError(f"duplicate key {key!r}"[:120])
             seen.add(key)
     return unique
+
+
+def _check_depth(valid: bytes) -> None:
+    """By its brackets, whose innermost pairs are taken away level by level: no walk through millions of values."""
+    unescaped = valid.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_BRACKETS)
+    brackets = re.sub(rb'"[^"]*"', b"", unescaped)
+    for _ in range(MAX_JSON_DEPTH):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if not brackets:
+            return
+    raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels")
 
 
 def _check_values(value: Any) -> None:

@@ -30,7 +30,8 @@ def check_limits() -> None:
     if not limits:
         return
     try:
-        mmap.mmap(-1, _NEEDED_BYTES).close()
+        # Private: what is shared does not count as data.
+        mmap.mmap(-1, _NEEDED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError):
         raise FastconvError(
             "the limit of memory (ulimit -v or -d) is too low",

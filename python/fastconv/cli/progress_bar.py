@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """None: the stream was closed before the program began."""
+    return stream is not None and stream.isatty()
+
+
 def with_bar(work: Callable[[Progress | None], Result], *, hidden: bool) -> Result:
     """What work returns, called with a function to tell it (bytes done, bytes in all), None where no bar is shown."""
-    if hidden or not sys.stderr.isatty():
+    if hidden or not is_terminal(sys.stderr):
         return work(None)
     from tqdm import tqdm
 

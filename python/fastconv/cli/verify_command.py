@@ -8,7 +8,7 @@ import shutil
 import sys
 from typing import Any
 
-from fastconv.cli.progress_bar import with_bar
+from fastconv.cli.progress_bar import is_terminal, with_bar
 from fastconv.cli.source_options import add_source_options, given_options, source_fields
 from fastconv.errors import OutputError, UsageError
 from fastconv.request import ConvertRequest
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(verify_report.as_json(result))
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
         text = verify_report.as_text(result, quiet=arguments.quiet, width=width)
         if text:
             print(text)
