@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,9 @@ def hyperparameters(head_dim: int, base: float, scaling: RopeScaling | None) -> 
         ("generation_config.json", '{"top_k": "many"}', "value of the wrong type"),
         ("generation_config.json", '{"top_k": 1e99}', "value of the wrong type"),
         ("generation_config.json", "[]", "wrong JSON value"),
+        ("README.md", "x" * (5 << 20), "README.md: is too large for a model card"),
+        ("README.md", "---\na: 1\n---x\n" + "b: 1\n" * 40_000, "README.md: has too long a head"),
+        ("config.json", json.dumps(LlamaShape().config() | {"_name_or_path": 1.5}), "config.json holds a value of the"),
     ],
 )
 def test_model_card_that_makes_no_sense(file: str, content: str | bytes, message: str, tmp_path: Path) -> None:
@@ -101,6 +105,14 @@ def test_model_card_that_makes_no_sense(file: str, content: str | bytes, message
     with pytest.raises(errors.CheckpointError, match=message):
         convert(tmp_path / "model", tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("choice", [{"name": 7, "template": "a"}, {"name": "default", "template": 7}])
+def test_chat_templates_that_are_no_text(tmp_path: Path, choice: dict[str, object]) -> None:
+    write_hf(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps({"chat_template": [choice]}))
+    with pytest.raises(errors.VocabularyError, match="a chat template's name or text is no text: found"):
+        convert(tmp_path / "model", tmp_path / "out.gguf")
 
 
 def test_a_config_that_only_some_can_read(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
 
+MAX_CARD_BYTES = 4 << 20
 MAX_YAML_BYTES = 1 << 17  # the parser needs four hundred times as much
 MAX_NODES = 1 << 16  # once every alias stands for what it names
 _MAX_DIGITS = 300  # of integers: float64 holds no more
@@ -37,14 +38,18 @@ def check_front_matter(path: str | os.PathLike[str]) -> None:
     import yaml
 
     with open(path, "rb") as file:
-        head = file.read(MAX_YAML_BYTES + 1)
-    if not head.lstrip().startswith(b"---"):
+        card = file.read(MAX_CARD_BYTES + 1)
+    if len(card) > MAX_CARD_BYTES:
+        raise CheckpointError("is too large for a model card", file=path, expected=f"at most {MAX_CARD_BYTES} bytes")
+    if not card.startswith(b"---"):
         return
-    text, end, _ = head.partition(b"---")[2].partition(b"\n---")
-    if not end and len(head) > MAX_YAML_BYTES:
+    lines = card.decode("utf-8", "replace").splitlines()
+    # As its reader takes it: up to a line of nothing but the mark, else to the end.
+    text = "\n".join(lines[1 : lines.index("---", 1)] if "---" in lines[1:] else lines[1:])
+    if len(text) > MAX_YAML_BYTES:
         raise CheckpointError("has too long a head", file=path, expected=f"at most {MAX_YAML_BYTES} bytes of YAML")
     try:
-        _load(yaml, text.decode("utf-8", "replace"))
+        _load(yaml, text)
     except yaml.YAMLError:
         return  # for its reader to say
     except (ValueError, RecursionError) as error:

@@ -201,6 +201,10 @@ def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> 
     except json.JSONDecodeError as error:
         fix = "save it as UTF-8 without a byte-order mark"
         raise CheckpointError(f"is not plain JSON ({first_line(error)})", file=config, fix=fix) from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            "or config.json holds a value of the wrong type", file=card, found=first_line(error)
+        ) from None
     finally:
         logger.removeFilter(complaints)
     values.notes += (f"{card}: {complaint}: not written" for complaint in complaints.lines)

@@ -195,7 +195,11 @@ def _chat_template(files: TokenizerFiles, tokenizer_config: dict[str, Any]) -> C
         template = (files.object("chat_template.json") or {}).get("chat_template")
     if isinstance(template, str):
         return template
-    return _objects(template) if isinstance(template, list) else None
+    choices = _objects(template) if isinstance(template, list) else None
+    for choice in choices or []:
+        if not isinstance(choice.get("name", ""), str) or not isinstance(choice.get("template", ""), str):
+            raise VocabularyError("a chat template's name or text is no text", file=files.directory, found=repr(choice))
+    return choices
 
 
 def _file_names(folder: str) -> list[str]:
