@@ -33,7 +33,7 @@ def hf_hyperparameters(config: dict[str, Any], defaults: dict[str, Any]) -> Hype
         found = value(key)
         found = default if found is None else found
         if type(found) is not int or not 0 < found < _MAX_SIZE:
-            raise _bad(key, found, "a positive integer")
+            raise _bad(key, found, f"a positive integer below {_MAX_SIZE}")
         return found
 
     def real(key: str, found: Any) -> float:
