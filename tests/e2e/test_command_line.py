@@ -244,14 +244,32 @@ def test_a_stream_that_is_closed(model: Path, stream: int) -> None:
         assert done.stderr == ""
 
 
+@pytest.mark.parametrize("closed", [(2,), (0, 2), (0, 1, 2)])
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    """Or libraries would print into it."""
+    program = (
+        f"import os, sys; [os.close(n) for n in {closed}]\n"
+        "from fastconv.cli.main import hold_standard_descriptors\n"
+        "hold_standard_descriptors()\n"
+        "os.write(2, b'lost'); os.write(1, b'lost')\n"
+        "opened = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n"
+        "raise SystemExit(opened <= 2)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "opened")]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert (tmp_path / "opened").read_bytes() == b""
+
+
 @pytest.mark.parametrize("megabytes", [24, 60])
-def test_a_limit_of_data_is_told_rather_than_met(model: Path, megabytes: int) -> None:
+@pytest.mark.parametrize("arguments", [["convert", "MODEL"], ["--version"]])
+def test_a_limit_of_data_is_told_rather_than_met(model: Path, megabytes: int, arguments: list[str]) -> None:
     """OpenBLAS, which NumPy brings, would ask for memory for ever."""
     limit = (
         f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_DATA, ({megabytes << 20}, {megabytes << 20}))"
     )
-    launch = f"{limit}; os.execv(sys.executable, [sys.executable, '-m', 'fastconv', 'convert', sys.argv[1]])"
-    done = subprocess.run([sys.executable, "-c", launch, model], capture_output=True, text=True, timeout=60)
+    launch = f"{limit}; os.execv(sys.executable, [sys.executable, '-m', 'fastconv', *sys.argv[1:]])"
+    command = [sys.executable, "-c", launch, *(str(model) if part == "MODEL" else part for part in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("fastconv: error: the limit of memory (ulimit -v or -d) is too low: found ")
     assert done.stderr.count("\n") == 1

@@ -20,6 +20,7 @@ from fastconv.errors import FastconvError, UsageError
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:
     """The program: main() in a process of its own."""
+    hold_standard_descriptors()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     # What a run makes lives until its end, so nothing is gained by looking for garbage, at the end least of all: 30 ms.
@@ -27,6 +28,13 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
     code = main(argv)
     gc.freeze()
     sys.exit(code)
+
+
+def hold_standard_descriptors() -> None:
+    """Where the caller closed 0, 1 or 2, a file would get the number, and what libraries print would go into it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -112,6 +120,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import PackageNotFoundError, version
 
+        check_limits()
         from fastconv.engine import instruction_set
 
         try:
