@@ -17,6 +17,7 @@
 #include "engine/job.hpp"
 #include "engine/memory_plan.hpp"
 #include "engine/run.hpp"
+#include "engine/scratch.hpp"
 #include "engine/source_reader.hpp"
 #include "engine/validate.hpp"
 #include "io/allocator.hpp"
@@ -67,27 +68,49 @@ int64_t rows_at_a_time(const SourceReader& reader, int64_t start, int64_t stop) 
   return std::max<int64_t>((stop - start) / (bytes / kWindowBytes + 1), 1);
 }
 
-py::array_t<float> read_rows(const Source& source, int64_t start, int64_t stop) {
+void check_rows(const Source& source, int64_t start, int64_t stop) {
   if (start < 0 || stop < start || stop > source.n_rows)
     throw std::invalid_argument("rows [" + std::to_string(start) + ", " + std::to_string(stop) + ") of " +
                                 std::to_string(source.n_rows));
-  py::array_t<float> rows({stop - start, source.n_cols});
   require_values(source);
-  float* const data = rows.mutable_data();
-  const py::gil_scoped_release released;
+}
+
+// Calls take(reader, tile) for rows [start, stop), in order, and gives their pages back.
+template <class Take>
+void walk_rows(const Source& source, int64_t start, int64_t stop, Take take) {
   const FaultGuard guard;
   const SourceReader reader(source, false, kernels());
   const int64_t step = rows_at_a_time(reader, start, stop);
   for (int64_t row = start; row < stop && source.n_cols > 0; row += step) {
-    const int64_t end = std::min(row + step, stop);
-    const Tile rows_read{row, end, 0, source.n_cols};
-    reader.read(rows_read, data + (row - start) * source.n_cols);
-    for (const FileRange& range : reader.file_ranges(rows_read)) range.release();
+    const Tile tile{row, std::min(row + step, stop), 0, source.n_cols};
+    take(reader, tile);
+    for (const FileRange& range : reader.file_ranges(tile)) range.release();
   }
   InputFiles inputs;
   inputs.add(source);
   inputs.check_lost();
+}
+
+py::array_t<float> read_rows(const Source& source, int64_t start, int64_t stop) {
+  check_rows(source, start, stop);
+  py::array_t<float> rows({stop - start, source.n_cols});
+  float* const data = rows.mutable_data();
+  const py::gil_scoped_release released;
+  walk_rows(source, start, stop, [&](const SourceReader& reader, const Tile& tile) {
+    reader.read(tile, data + (tile.r0 - start) * source.n_cols);
+  });
   return rows;
+}
+
+bool is_zero(const Source& source, int64_t start, int64_t stop) {
+  check_rows(source, start, stop);
+  const py::gil_scoped_release released;
+  bool zero = true;
+  std::vector<float> rows;
+  walk_rows(source, start, stop, [&](const SourceReader& reader, const Tile& tile) {
+    zero = zero && reader.read_max(tile, grown(rows, tile.elements())) == 0;
+  });
+  return zero;
 }
 
 void register_structs(py::module_& m) {
@@ -178,6 +201,7 @@ void register_engine(py::module_& m) {
   register_structs(m);
   register_errors(m);
   m.def("read_rows", &read_rows, py::arg("source"), py::arg("start"), py::arg("stop"));
+  m.def("is_zero", &is_zero, py::arg("source"), py::arg("start"), py::arg("stop"));
   m.def("reserve", &reserve, py::arg("descriptor"), py::arg("size"), py::call_guard<py::gil_scoped_release>());
   m.def(
       "rename_new",

@@ -67,8 +67,8 @@ void Merger::prepare() {
   gram_.resize(rank_ * rank_);
   for (int64_t i = 0; i < rank_; ++i)
     for (int64_t j = 0; j <= i; ++j)
-      gram_[i * rank_ + j] = gram_[j * rank_ + i] =
-          dot(a_rows[i], a_rows[j], n_cols_) * static_cast<double>(scales[i]) * static_cast<double>(scales[j]);
+      gram_[i * rank_ + j] = dot(a_rows[i], a_rows[j], n_cols_) * static_cast<double>(scales[i]) *
+                             static_cast<double>(scales[j]) * (i == j ? 1 : 2);
 }
 
 void Merger::apply(int64_t r0, int64_t r1, float* rows, Scratch& scratch) {
@@ -113,7 +113,7 @@ void Merger::account(int64_t r0, int64_t r1, const float* rows, Scratch& scratch
       delta_squares_[r0 + r] = kernels_.square_norm(scratch.base.data() + r * n_cols_, n_cols_);
     return;
   }
-  std::vector<double> b(rank_), product(rank_);
+  std::vector<double> b(rank_);
   for (int64_t r = 0; r < n; ++r) {
     const float* src = scratch.b.data();
     int64_t at = 0;
@@ -123,19 +123,17 @@ void Merger::account(int64_t r0, int64_t r1, const float* rows, Scratch& scratch
       src += n * rank;
       at += rank;
     }
-    std::fill(product.begin(), product.end(), 0.0);
-    for (int64_t i = 0; i < rank_; ++i) {
-      const double* gram = gram_.data() + i * rank_;
-      for (int64_t j = 0; j < rank_; ++j) product[j] += b[i] * gram[j];
-    }
-    delta_squares_[r0 + r] = std::inner_product(product.begin(), product.end(), b.begin(), 0.0);
+    double squares = 0;
+    for (int64_t i = 0; i < rank_; ++i)
+      squares += b[i] * std::inner_product(b.begin(), b.begin() + i + 1, gram_.begin() + i * rank_, 0.0);
+    delta_squares_[r0 + r] = squares;
   }
 }
 
 int64_t Merger::thread_bytes(int64_t n_rows) const {
   const int64_t copies = uses_gram_ ? 0 : parts_.size() > 1 ? 2 : 1;  // of the base rows
   return static_cast<int64_t>(sizeof(float)) * n_rows * (rank_ + copies * n_cols_ + 1) +
-         2 * static_cast<int64_t>(sizeof(double)) * rank_;
+         static_cast<int64_t>(sizeof(double)) * rank_;
 }
 
 int64_t Merger::shared_bytes() const {

@@ -66,7 +66,7 @@ class Merger {
   bool uses_gram_ = true;
   std::vector<std::unique_ptr<Part>> parts_;
   std::once_flag roomy_, prepared_;
-  std::vector<double> gram_;                          // rank x rank, all deltas one after the other
+  std::vector<double> gram_;  // rank x rank, all deltas one after the other; above the diagonal nothing, below it both
   std::vector<double> delta_squares_, base_squares_;  // per row
 };
 

@@ -265,6 +265,9 @@ def exchange_names(one: bytes, other: bytes) -> None:
 def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) decoded to float32. Raises InputChanged."""
 
+def is_zero(source: Source, start: int, stop: int) -> bool:
+    """Whether rows [start, stop) are zero, of any sign. Raises InputChanged."""
+
 def quantize(
     x: np.ndarray, type: str, threads: int = 1, isa: str = "", importance: np.ndarray | None = None
 ) -> np.ndarray:

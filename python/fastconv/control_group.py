@@ -6,11 +6,11 @@ Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from fastconv.errors import PlanError
+from fastconv.record import record
 
 _MEMBERSHIP, _ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 # What control groups say where there is no limit is more than any machine has.
@@ -22,7 +22,7 @@ _HELD_V1 = ("total_rss", "total_shmem")
 _Value = TypeVar("_Value")
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class MemoryRoom:
     """limit: bytes that the tightest group leaves this process beside what others in it hold. free: of that, not held
     yet. Pages of mapped files are not counted: the kernel takes them back."""

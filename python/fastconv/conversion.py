@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from fastconv import engine
@@ -32,6 +32,7 @@ from fastconv.plan.importance import with_importance
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.plan.recipe import recipe_for
 from fastconv.plan.stored_types import check_types, requantization_notes, rounding_notes
+from fastconv.record import record
 from fastconv.request import DEFAULT_SHARD_SIZE, ConvertRequest, byte_size, split_types
 from fastconv.vocab.embedded import embedded_vocabulary
 from fastconv.vocab.load import load_vocabulary
@@ -48,7 +49,7 @@ Progress = Callable[[int, int], None]
 """Called with (input bytes done, input bytes in all), a few times a second."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class OutputSummary:
     """A finished (or planned) file. type: the file type's name. size: bytes. folder: the target it is a part of.
 
@@ -62,7 +63,7 @@ class OutputSummary:
     sha256: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class ConversionResult:
     """bytes_in: of the tensors read. delta_ratios: |dW| / |W| of every tensor an adapter changed, by target name."""
 
@@ -75,7 +76,7 @@ class ConversionResult:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class PlannedFile:
     """An output file. folder: the target that it is a part of, None where it is the target itself."""
 
@@ -85,7 +86,7 @@ class PlannedFile:
     folder: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Preparation:
     """A run that was proven to the byte; nothing has been written. max_memory: bytes of scratch, None: no bound."""
 
@@ -103,7 +104,7 @@ class Preparation:
         return tuple(dict.fromkeys(planned.folder or planned.path for planned in self.files))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class OpenedSource:
     """A source as its target wants it. tensors: by canonical name, with deltas, rows in the target's order."""
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 from fastconv import _native
@@ -16,6 +16,7 @@ from fastconv.checkpoint.storage import FileStorage, input_changed
 from fastconv.control_group import cpu_quotas
 from fastconv.errors import NonFiniteError, UsageError
 from fastconv.plan.job import TensorJob
+from fastconv.record import record
 from fastconv.types import TYPES
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class RunResult:
     """delta_stats: |dW| and |W|, before the output types round, of every job with a delta, by its name.
 

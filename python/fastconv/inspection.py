@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field, fields
 from typing import Any
 
 from fastconv.checkpoint.checkpoint import Checkpoint
@@ -12,9 +12,10 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import FastconvError, system_errors_told
 from fastconv.paths import exists, is_folder
+from fastconv.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class TensorInfo:
     """size, offset: bytes; offset from the start of `file` to the first element."""
 
@@ -26,7 +27,7 @@ class TensorInfo:
     file: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Inspection:
     """kind: "checkpoint", "adapter", "gguf" or "ggjt".
 
@@ -91,7 +92,7 @@ def _checkpoint(checkpoint: Checkpoint) -> Inspection:
     try:
         model = canonical_model(checkpoint)
         architecture = model.spec.name
-        hyperparameters = {name: getattr(model.hparams, name) for name in model.hparams.__slots__}
+        hyperparameters = {field.name: getattr(model.hparams, field.name) for field in fields(model.hparams)}
         found = load_vocabulary(model.directory, model.hparams.n_vocab, config=model.config)
         vocabulary = {"kind": found.kind, "tokens": len(found.tokens)}
     except FastconvError as error:

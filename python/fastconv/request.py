@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 from fastconv.errors import UsageError
 from fastconv.paths import is_path
+from fastconv.record import record
 
 TARGETS: dict[str, tuple[str, int]] = {
     "gguf": ("gguf", 3),
@@ -36,7 +36,7 @@ NON_FINITE = ("error", "keep", "clamp")
 VOCABULARY_KINDS = ("spm", "bpe")
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class ConvertRequest:
     """The options of one conversion.
 

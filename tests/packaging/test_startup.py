@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import write_hf
+from tests.e2e.conftest import write_wide
 
 HEAVY = ["torch", "transformers", "gguf", "sentencepiece", "tokenizers", "tqdm", "safetensors"]
-# By a conversion of a Hugging Face folder with a tokenizer.model to GGUF. What is there of numpy, yaml and gguf then is
-# a shell (cli/lazy_packages.py), which has no modules in it but those that are used.
+# By a conversion of a Hugging Face folder with a tokenizer.model to GGUF, with a PEFT LoRA or without. What is there of
+# numpy, yaml and gguf then is a shell (cli/lazy_packages.py), which has no modules in it but those that are used.
 NEVER_NEEDED = [
     *("torch", "transformers", "tokenizers", "tqdm", "safetensors", "mistral_common"),
     *("numpy._core", "numpy.core", "yaml.nodes", "gguf.gguf_writer", "gguf.quants", "gguf.vocab", "multiprocessing"),
+    "fastconv.architecture.litgpt.model",
 ]
 
 
@@ -42,9 +43,12 @@ def test_version_goes_to_standard_output() -> None:
     assert done.stderr == ""
 
 
-def test_a_plain_conversion_loads_what_it_needs(tmp_path: Path) -> None:
-    write_hf(tmp_path / "model")
-    arguments = ["convert", str(tmp_path / "model"), "--outtype", "q4_0", "-o", str(tmp_path / "out.gguf"), "--quiet"]
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_a_conversion_loads_what_it_needs(tmp_path: Path, with_lora: bool) -> None:
+    model = write_wide(tmp_path / "model")
+    arguments = ["convert", str(model), "--outtype", "q4_0", "-o", str(tmp_path / "out.gguf"), "--quiet"]
+    if with_lora:
+        arguments += ["--lora", str(model / "adapter")]
     code = (
         "import sys\n"
         "before = set(sys.modules)\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from fastconv.checkpoint.content import is_zero, same_content
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
 from fastconv.errors import AdapterError, UsageError
+from fastconv.record import record
 
 if TYPE_CHECKING:
     from fastconv.adapter.lit_lora import LitLora
@@ -32,7 +33,7 @@ _F32_MAX = float.fromhex("0x1.fffffep127")
 Model = TypeVar("Model", bound=NamedModel)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class AdaptedModel(Generic[Model]):
     """A model and what is done to its tensors.
 
@@ -102,7 +103,7 @@ class _Merge:
             if abs(scale) > _F32_MAX:
                 raise AdapterError("the scale is too large", file=adapter.file, tensor=pair.b.name, found=scale)
             scales[scale] = None
-            targets += self._add_pair(adapter, pair, name, float(np.float32(scale)))
+            targets += self._add_pair(adapter, pair, name, scale)
         warnings = _idle(adapter, factor)
         if factor != 1 and replaced:
             warnings.append(f"scale {factor:g} does not reach {len(replaced)} tensors that are replaced whole")
@@ -122,7 +123,7 @@ class _Merge:
             shape = self.tensors[update.name].base.shape
             if shape != (update.b.shape[0], update.a.shape[1]):
                 raise AdapterError("does not fit the model", file=lora.file, tensor=update.stored, expected=list(shape))
-            self._append(update.name, LoraDelta(update.b, update.a, float(np.float32(scale)), None, lora.path))
+            self._append(update.name, LoraDelta(update.b, update.a, scale, None, lora.path))
             targets[update.name] = None
         warnings = [*lora.warnings, *(["changes nothing: its scale is 0"] if scale == 0 else [])]
         if scale and all(is_zero(b) or is_zero(a) for a, b in lora.factors):

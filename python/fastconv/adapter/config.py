@@ -9,13 +9,13 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fastconv.adapter.pattern_effort import MAX_EFFORT, MAX_NAME, matching_effort
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.errors import AdapterError
 from fastconv.paths import exists
+from fastconv.record import record
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -75,7 +75,7 @@ _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
 _MUTATING_INITS = ("pissa", "olora", "corda", "lora_ga")
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class LoraConfig:
     """The fields that decide what is added. Modules are named as in the adapter, without "base_model.model."."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import ArrayStorage
+from fastconv.record import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class LoraDelta:
     """W += scale * B @ A, then, with a magnitude, every row rescaled (DoRA, see csrc/engine/job.hpp).
 
@@ -36,7 +36,7 @@ class LoraDelta:
         return LoraDelta(rows_or_zero(self.b, index), self.a, self.scale, None, self.adapter)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class MergedTensor:
     """A base tensor (or what replaces it whole) and the deltas applied to it in order."""
 
@@ -71,7 +71,7 @@ def rows_or_zero(b: LazyTensor, index: np.ndarray) -> LazyTensor:
     return joined.with_rows(np.where(index < 0, b.n_rows, index).tolist())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class AdapterSummary:
     """What was applied. n_tensors: adapter tensors, all of them placed. scales: distinct, in order of appearance.
 

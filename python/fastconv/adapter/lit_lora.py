@@ -10,29 +10,28 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from fastconv.adapter.delta import rows_or_zero
+from fastconv.adapter.lit_files import BASE_FILE, LORA_FILES
 from fastconv.adapter.lit_settings import CHUNKED, CONTIGUOUS, LitLoraOptions, read_settings
 from fastconv.adapter.peft import check_type
 from fastconv.architecture.litgpt.mapping import INTERLEAVED, SPLIT, SharedRows, Sizes, shared_rows
-from fastconv.architecture.litgpt.marks import holds_lit_names, lit_names
+from fastconv.architecture.litgpt.marks import lit_names
 from fastconv.architecture.litgpt.model import model_class_and_sizes
 from fastconv.architecture.litgpt.rows import split_from_grouped
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import AdapterError
-from fastconv.paths import exists, is_file, is_folder
+from fastconv.record import record
 
-_FILES = ("lit_model.pth.lora", "lit_model_lora_finetuned.pth")
-_BASE_FILE = "lit_model.pth"
 _PART = re.compile(r"(.+)\.(lora_[AB])")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class LoraUpdate:
     """W += scale * B A of one tensor. name: canonical. b: a row per row of it. stored: Lit-GPT's name of B."""
 
@@ -42,7 +41,7 @@ class LoraUpdate:
     stored: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class LitLora:
     """An opened LoRA, every one of its n_tensors tensors in updates. scale: alpha / r."""
 
@@ -53,21 +52,6 @@ class LitLora:
     updates: tuple[LoraUpdate, ...]
     warnings: tuple[str, ...]
     factors: tuple[tuple[LazyTensor, LazyTensor], ...]
-
-
-def lit_lora_file(path: str) -> str | None:
-    """The file of a Lit-GPT LoRA that a folder or file is; None if it is none. Reads names only."""
-    if is_folder(path):
-        names = [name for name in _FILES if exists(os.path.join(path, name))]
-        if len(names) > 1:
-            raise AdapterError("holds several LoRAs", file=path, found=", ".join(names), fix="name the file")
-        if names:
-            return os.path.join(path, names[0])
-        merged = os.path.join(path, _BASE_FILE)
-        return merged if exists(merged) else None
-    if not is_file(path) or os.path.basename(path).startswith("adapter_model."):
-        return None
-    return path if holds_lit_names(open_checkpoint(path).tensors) else None
 
 
 def open_lit_lora(path: str, file: str, model: NamedModel, options: LitLoraOptions) -> LitLora:
@@ -129,7 +113,7 @@ def _pairs(file: str, stored: Mapping[str, LazyTensor], model: NamedModel) -> di
             raise AdapterError("is no matrix", file=file, tensor=name, found=list(tensor.shape))
         factors.setdefault(match[1], {})[match[2]] = tensor
     if not factors:
-        fix = f"is it merged? then it is a model, not a LoRA; a LoRA is in {' or '.join(_FILES)}"
+        fix = f"is it merged? then it is a model, not a LoRA; a LoRA is in {' or '.join(LORA_FILES)}"
         raise AdapterError("holds no LoRA", file=file, found=", ".join(others[:2]), fix=fix)
     sources = {path for tensor in model.tensors.values() for path in tensor.files}
     if others and not any(os.path.samefile(file, source) for source in sources):
@@ -137,7 +121,7 @@ def _pairs(file: str, stored: Mapping[str, LazyTensor], model: NamedModel) -> di
         raise AdapterError("is not a tensor of a LoRA", file=file, tensor=others[0], fix=fix)
     for source in sources:
         beside = os.path.dirname(os.path.abspath(source)) == os.path.dirname(os.path.abspath(file))
-        if beside and (os.path.basename(source), os.path.basename(file)) == (_BASE_FILE, _FILES[0]):
+        if beside and (os.path.basename(source), os.path.basename(file)) == (BASE_FILE, LORA_FILES[0]):
             fix = "leave --lora out, or give the base"
             raise AdapterError("is merged already into the model beside it", file=file, found=source, fix=fix)
     for found in factors.values():
@@ -160,7 +144,7 @@ def _rank(file: str, pairs: Mapping[str, tuple[LazyTensor, LazyTensor]], stated:
     return rank
 
 
-_Placed = tuple[LazyTensor, LazyTensor, np.ndarray]
+_Placed: TypeAlias = "tuple[LazyTensor, LazyTensor, np.ndarray]"
 """A, B, and the row of the joined Lit-GPT weights that each row of B is added to."""
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.yaml_file import read_yaml_object
 from fastconv.errors import AdapterError, UsageError
 from fastconv.paths import exists
+from fastconv.record import record
 
 CONTIGUOUS, INTERLEAVED, CHUNKED = "contiguous", "interleaved", "chunked"
 LAYOUTS = (CONTIGUOUS, INTERLEAVED, CHUNKED)
@@ -18,7 +19,7 @@ LAYOUTS = (CONTIGUOUS, INTERLEAVED, CHUNKED)
 three); on the rows of q, k and v themselves; or as blocks, cut into equal chunks (until 14 August 2023)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class LitLoraOptions:
     """None: as the files beside it or its shapes say. qkv: the letters of the parts of QKV that are updated.
 

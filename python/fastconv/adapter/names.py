@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from fastconv.record import record
 
 # Wrappers that leave a word in state-dict names: torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
@@ -25,7 +26,7 @@ class Part(Enum):
     BASE = "base_layer"
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class AdapterTensorName:
     """module: as PEFT matches it, "model.layers.0.mlp.up_proj". parameter: "weight" or "bias" of that module."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastconv.adapter.lit_lora import LitLora, lit_lora_file, open_lit_lora
+from fastconv.adapter.lit_files import lit_lora_file
 from fastconv.adapter.peft import PeftAdapter, open_peft_adapter
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint import marks
@@ -14,6 +14,7 @@ from fastconv.errors import AdapterError
 from fastconv.paths import is_file
 
 if TYPE_CHECKING:
+    from fastconv.adapter.lit_lora import LitLora
     from fastconv.adapter.lit_settings import LitLoraOptions
 
 
@@ -21,6 +22,8 @@ def open_adapter(path: str, model: NamedModel, lit_options: LitLoraOptions) -> P
     """path: folder or file. Raises AdapterError where it is none of these, or none for this model."""
     lit_file = lit_lora_file(path)
     if lit_file is not None:
+        from fastconv.adapter.lit_lora import open_lit_lora
+
         return open_lit_lora(path, lit_file, model, lit_options)
     if not is_file(path):
         return open_peft_adapter(path)

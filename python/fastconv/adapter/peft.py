@@ -16,12 +16,13 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import AdapterError
 from fastconv.paths import exists, is_folder
+from fastconv.record import record
 from fastconv.types import TYPES
 
 _WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")  # PEFT too prefers the first
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class LoraPair:
     """The factors of one module's update, as stored. module: as PEFT names it."""
 
@@ -33,7 +34,7 @@ class LoraPair:
     is_embedding: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class WholeTensor:
     """A tensor that stands for one of the model's. name: the model's, as PEFT spells it. is_base: an update trained
     before or with it is added on top of it, rather than lost."""
@@ -43,7 +44,7 @@ class WholeTensor:
     is_base: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class PeftAdapter:
     """An opened adapter; every one of its n_tensors tensors is in pairs or whole. file: the one with the tensors."""
 

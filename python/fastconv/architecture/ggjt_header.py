@@ -7,12 +7,12 @@ and 2374 (epsilon).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import ArchitectureError
+from fastconv.record import record
 from fastconv.types import TYPES
 
 # What readers of Llama 1 had built in, and the middle between Llama 1 and Llama 2 that llama.cpp's converter took.
@@ -20,7 +20,7 @@ _LLAMA_1_EPS = 1e-6
 _UNKNOWN_EPS = 5e-6
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Given:
     """What the user says of a model whose file does not. None: nothing."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from fastconv.record import record
 
-@dataclass(frozen=True, slots=True)
+
+@record(eq=True)
 class RopeScaling:
     """kind: "linear", "yarn", "llama3" or "longrope". parameters: the rest of the source's settings, by HF's keys."""
 
@@ -14,7 +16,7 @@ class RopeScaling:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Hyperparameters:
     """Sizes in elements. n_vocab: rows of the embedding. norm_eps: RMSNorm epsilon. rope_base: theta."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.record import record
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class TensorRule:
     """One kind of tensor. Names hold {layer} where the tensor stands once per layer.
 
@@ -33,7 +34,7 @@ class TensorRule:
     tied_to: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class ArchitectureSpec:
     """A family. name: as in GGUF's general.architecture. hf_classes: values of config.json's "architectures".
 
@@ -48,7 +49,7 @@ class ArchitectureSpec:
     hyperparameters: Callable[[dict[str, Any]], Hyperparameters]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@record(kw_only=True)
 class NamedModel:
     """The hub of every conversion: Hugging Face names and row order, whatever the source was.
 
@@ -74,7 +75,7 @@ class NamedModel:
         return replace(self, tied=dict(tied))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@record(kw_only=True)
 class CanonicalModel(NamedModel):
     """A model whose architecture is known: complete, every tensor of the shape that the hyperparameters say."""
 

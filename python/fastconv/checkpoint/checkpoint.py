@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.record import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class FileContents:
     """What one file holds. The fields are those of Checkpoint."""
 
@@ -19,7 +20,7 @@ class FileContents:
     parts: tuple[dict[str, LazyTensor], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Checkpoint:
     """An opened source; no tensor data has been read.
 

@@ -17,7 +17,7 @@ _CHUNK_BYTES = 1 << 20
 
 def is_zero(tensor: LazyTensor) -> bool:
     """Whether every element is zero; stops at the first chunk that holds another."""
-    return not any(chunk.any() for chunk in _chunks(tensor, raw=False))  # the bytes of -0.0 are not all zero
+    return all(tensor.is_zero(start, stop) for start, stop in _row_ranges(tensor))
 
 
 def same_content(first: LazyTensor, second: LazyTensor) -> bool:
@@ -56,6 +56,10 @@ def _chunks(tensor: LazyTensor, raw: bool) -> Iterator[np.ndarray]:
             chunk = piece.storage.read(piece.offset + start, min(_CHUNK_BYTES, n_bytes - start))
             yield np.frombuffer(chunk, np.uint8)
     else:
-        n_rows = max(1, _CHUNK_BYTES // 4 // tensor.n_cols)
-        for start in range(0, tensor.n_rows, n_rows):
-            yield tensor.numpy(start, min(start + n_rows, tensor.n_rows))
+        for start, stop in _row_ranges(tensor):
+            yield tensor.numpy(start, stop)
+
+
+def _row_ranges(tensor: LazyTensor) -> Iterator[tuple[int, int]]:
+    n_rows = max(1, _CHUNK_BYTES // 4 // tensor.n_cols)
+    return ((start, min(start + n_rows, tensor.n_rows)) for start in range(0, tensor.n_rows, n_rows))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import CheckpointError
+from fastconv.record import record
 
 MAX_DATASET_BYTES = 1 << 16
 
@@ -28,7 +28,7 @@ _DATASETS, _CHUNK_COUNT, _CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count"
 _I32 = struct.Struct("<i")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Importance:
     """How much the columns of one tensor matter: sums / counts, row by row, and 1 where a count is 0.
 
@@ -39,7 +39,7 @@ class Importance:
     counts: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class ImatrixEntry:
     """What the file says of one tensor. offset: bytes to n_values sums, f32. counts: of the tensor or its matrices."""
 
@@ -60,7 +60,7 @@ class ImatrixEntry:
         return Importance(sums, tuple(count for count in self.counts for _ in range(each)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class ImportanceMatrix:
     """An opened file. path: as given. entries: by tensor name. n_chunks: of text that it was computed from, 0: unknown.
 

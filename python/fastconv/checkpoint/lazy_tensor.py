@@ -10,13 +10,14 @@ import itertools
 import math
 import operator
 from array import array
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 from fastconv.checkpoint.foreign_types import stored_bytes
 from fastconv.checkpoint.storage import FileStorage, Storage, input_changed
 from fastconv.errors import CheckpointError
+from fastconv.record import record
 from fastconv.types import TYPES
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
     from fastconv import _native
 
+_Seen = TypeVar("_Seen")
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@record
 class Piece:
     """A strided rectangle of one storage, and where it stands in the tensor's stored matrix.
 
@@ -45,7 +48,7 @@ class Piece:
     n_cols: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class LazyTensor:
     """A named tensor that is drawn, row by row, from pieces of storages.
 
@@ -252,13 +255,23 @@ class LazyTensor:
         """
         from fastconv import _native
 
+        matrix = self._look(_native.read_rows, start, self.n_rows if stop is None else stop)
+        return matrix.reshape(self.shape) if start == 0 and stop is None else matrix
+
+    def is_zero(self, start: int, stop: int) -> bool:
+        """Whether all elements of rows [start, stop) are zero, of any sign. Raises CheckpointError as `numpy`."""
+        from fastconv import _native
+
+        return self._look(_native.is_zero, start, stop)
+
+    def _look(self, look: Callable[[_native.Source, int, int], _Seen], start: int, stop: int) -> _Seen:
+        from fastconv import _native
+
         self._check_types([name for name, info in TYPES.items() if info.decodes])
-        whole = start == 0 and stop is None
         try:
-            matrix = _native.read_rows(self.native(), start, self.n_rows if stop is None else stop)
+            return look(self.native(), start, stop)
         except _native.InputChanged as error:
             raise input_changed(error.args, [piece.storage for piece in self.pieces]) from None
-        return matrix.reshape(self.shape) if whole else matrix
 
     def _check_types(self, known: Container[str]) -> None:
         for piece in self.pieces:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import CheckpointError
 from fastconv.paths import exists
+from fastconv.record import record
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 _META_PART = re.compile(r"consolidated\.(\d{2})\.pth")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class ShardSet:
     """files: names in the folder, sorted. weight_map: file name by tensor name, {} without an index."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.limits import check_tensor_count
@@ -16,6 +15,7 @@ from fastconv.checkpoint.storage import FileStorage
 from fastconv.checkpoint.tensor_globals import Record
 from fastconv.checkpoint.tensor_pickle import read_tensor_pickle
 from fastconv.errors import CheckpointError
+from fastconv.record import record
 
 MAX_PICKLE_BYTES = 8 << 20  # some 40,000 tensors
 MAX_DIRECTORY_BYTES = 16 << 20
@@ -31,7 +31,7 @@ _ENCRYPTED, _DEFERRED_SIZES = 0x1 | 0x40 | 0x2000, 0x8
 _ABSENT16, _ABSENT32 = 0xFFFF, 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class _Member:
     name: str
     raw_name: bytes

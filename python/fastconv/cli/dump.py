@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from fastconv.request import ConvertRequest
 
 
@@ -15,7 +17,7 @@ def model(request: ConvertRequest, *, as_json: bool) -> int:
     found = canonical_model(
         open_checkpoint(request.source), request.n_ctx, norm_eps=request.rms_eps, rope_base=request.rope_base
     )
-    hparams = {name: getattr(found.hparams, name) for name in found.hparams.__slots__}
+    hparams = {field.name: getattr(found.hparams, field.name) for field in fields(found.hparams)}
     if as_json:
         tensors = [
             {"name": name, "type": tensor.dtype, "shape": tensor.shape, "source": found.source_names[name]}

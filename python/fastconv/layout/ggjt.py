@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from fastconv.layout.laid_out import LaidOut, PlacedTensor
 from fastconv.plan.file_types import FileType
 from fastconv.plan.naming import meta_names
 from fastconv.plan.recipe import PLAIN, Recipe
+from fastconv.record import record
 from fastconv.types import TYPES, row_bytes
 from fastconv.vocab.vocabulary import Vocabulary
 
@@ -29,7 +29,7 @@ MAGIC = 0x67676A74  # the bytes "tjgg"
 ALIGNMENT = 32  # bytes, of a tensor's data within the file
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class _Outtype:
     """ftype: the header's code (llama.h, enum llama_ftype). blocks: what versions 1, 2, 3 store, None: nothing."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fastconv.checkpoint.storage import FileStorage
+from fastconv.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class PlacedTensor:
     """name: in the target's naming. canonical: Hugging Face's. offset, size: bytes of its data in the file."""
 
@@ -20,7 +21,7 @@ class PlacedTensor:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class CopiedBytes:
     """Bytes of an input that the output holds as they are. start, size: in the input; offset: in the output."""
 
@@ -30,7 +31,7 @@ class CopiedBytes:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Checksum:
     """A CRC-32 that is known once the data is written. offset, size: of the data; places: where the sum is stored."""
 
@@ -39,7 +40,7 @@ class Checksum:
     places: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class LaidOut:
     """chunks: (offset, bytes) of all that is neither tensor data nor copied, padding excepted, which is zero.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
@@ -14,11 +13,12 @@ from fastconv.layout.provenance import provenance
 from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType
 from fastconv.plan.naming import interleaved
 from fastconv.plan.recipe import Recipe
+from fastconv.record import record
 from fastconv.request import TARGETS, ConvertRequest
 from fastconv.vocab.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Layout:
     """What a format decides.
 

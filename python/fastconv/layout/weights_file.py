@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from fastconv.adapter.delta import MergedTensor
 from fastconv.checkpoint.foreign_types import ELEMENT_BITS
@@ -15,6 +14,7 @@ from fastconv.checkpoint.storage import FileStorage
 from fastconv.errors import PlanError
 from fastconv.layout.laid_out import CopiedBytes
 from fastconv.plan.file_types import FileType
+from fastconv.record import record
 from fastconv.types import TYPES
 
 # What --outtype auto makes of types that no array has (blocks) or that fastconv does not encode (f64, f8) once their
@@ -23,7 +23,7 @@ _DECODED_BLOCKS = "f16"
 _UNENCODED = "f32"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class ArrayEntry:
     """A tensor of the file. canonical: its key among the tensors to convert. is_copied: its bytes stay as they are."""
 

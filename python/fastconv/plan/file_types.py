@@ -6,13 +6,14 @@ Source: llama.cpp b11434, tools/quantize/quantize.cpp (names) and src/llama-quan
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fastconv.errors import PlanError, UsageError
+from fastconv.record import record
 from fastconv.types import TYPES
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class FileType:
     """name: as typed. type: block type of most matrices. gguf_name: member of gguf.LlamaFileType.
 

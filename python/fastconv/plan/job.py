@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastconv.adapter.delta import LoraDelta
 from fastconv.checkpoint.lazy_tensor import LazyTensor
+from fastconv.record import record
 
 if TYPE_CHECKING:
     from fastconv.checkpoint.imatrix import Importance
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class TensorOutput:
     """Where one file holds the tensor. file: index of the output file; offset, size: bytes from that file's start."""
 
@@ -22,7 +22,7 @@ class TensorOutput:
     size: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class TensorJob:
     """One tensor of the target. name: in the target's naming. shape: output dimension first."""
 

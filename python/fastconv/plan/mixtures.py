@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastconv.plan.file_types import FileType
+from fastconv.record import record
 from fastconv.types import TYPES
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class ModelFacts:
     """What of a model the recipes look at. architecture: general.architecture. n_head_kv 0: no attention."""
 

@@ -24,6 +24,7 @@ from fastconv.plan.mixtures import (
     output_type,
     role_of,
 )
+from fastconv.record import record
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 
@@ -42,7 +43,7 @@ class UnquantizedTensor(NamedTuple):
     type: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Recipe:
     """How the types of a quantized file are chosen, beyond its file type: llama-quantize's options.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
@@ -20,6 +20,7 @@ from fastconv.plan.file_types import KEPT
 from fastconv.plan.importance import with_importance
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.plan.recipe import PLAIN
+from fastconv.record import record
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 from fastconv.verification.findings import Finding
@@ -30,7 +31,7 @@ _FREE_KEYS = ("general.", "quantize.", "split.", "fastconv.", _CHAT_TEMPLATE)
 _BOUND_KEYS = ("general.architecture", "general.alignment")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Expected:
     """pairs: each tensor of the file that can be compared, and the job that it should be the output of.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from fastconv.errors import LONGEST_NAME, FastconvError, shortened
+from fastconv.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Finding:
     """A rule that is broken, in words. tensor: where, None: the file as a whole."""
 
@@ -33,7 +33,7 @@ class Finding:
         return f"{where}{self.what}" + (f": {', '.join(sides)}" if sides else "")
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class TensorCheck:
     """One tensor of the file against the merged source.
 
@@ -62,7 +62,7 @@ class TensorCheck:
     delta_ratio: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Verification:
     """The result. source: what the file was held against, None: nothing. checksum: "ok", "off" or None: none is there.
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fastconv import _native
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.plan.job import TensorJob
+from fastconv.record import record
 from fastconv.types import TYPES
 from fastconv.verification.findings import TensorCheck
 
@@ -41,7 +41,7 @@ _FORGOTTEN = "the adapters' change is not in it: the file holds the base's weigh
 _SHARE_SLACK, _SHARE_DEVIATIONS, _LEAST_PRECISION = 0.25, 6.0, 0.5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Compared:
     """A tensor of the file, the job that it should be the output of, and what was found."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
+
+from fastconv.record import record
 
 
 class TokenType(IntEnum):
@@ -17,7 +19,7 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Vocabulary:
     """kind: "spm" (SentencePiece) or "bpe". tokens: UTF-8 as GGUF stores them. scores: of spm. merges and pre: of bpe.
 

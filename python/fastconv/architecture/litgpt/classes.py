@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from fastconv.architecture.hf_config import class_names
@@ -15,11 +15,12 @@ from fastconv.architecture.litgpt import namings
 from fastconv.architecture.litgpt.config import MAX_LAYERS, LitConfig
 from fastconv.architecture.litgpt.namings import Naming
 from fastconv.errors import ArchitectureError
+from fastconv.record import record
 
 Config = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class ModelClass:
     """A class of transformers.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -16,6 +15,7 @@ from fastconv.checkpoint.json_file import read_json_object
 from fastconv.checkpoint.yaml_file import read_yaml_object
 from fastconv.errors import ArchitectureError, UsageError
 from fastconv.paths import exists
+from fastconv.record import record
 
 MAX_LAYERS = 1 << 16  # lists with an entry per layer are made before the tensors are counted
 CONFIG_NAMES = ("model_config.yaml", "lit_config.json", "lit_lora_config.json")
@@ -88,7 +88,7 @@ _OF_2023 = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class LitConfig:
     """A model's settings by Lit-GPT's keys of today. file: where they are from. hub_name: on the Hugging Face hub."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from fastconv.architecture.litgpt.namings import BOTH, SHAPES, Module, Naming
 from fastconv.architecture.litgpt.rows import grouped_from_split, split_from_grouped
+from fastconv.record import record
 
 SPLIT, INTERLEAVED = "split", "interleaved"
 """Layouts of the fused QKV: since 0.5.5, and before."""
@@ -15,7 +15,7 @@ SPLIT, INTERLEAVED = "split", "interleaved"
 _QKV = {SPLIT: "attn.qkv", INTERLEAVED: "attn.attn"}
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Sizes:
     """Sizes in rows or columns. n_q, n_kv: rows of q, and of k. head_size: 0 where it is not known. n_norm_q, n_norm_k:
     of the norms of q and k."""
@@ -37,7 +37,7 @@ class Sizes:
         return self.n_q + 2 * self.n_kv
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class SharedRows:
     """Tensors that hold the same rows. lit, hf: names, to be joined; lit_shapes, hf_shapes: of each.
 

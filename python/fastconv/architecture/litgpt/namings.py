@@ -6,7 +6,7 @@ names, but attn.attn for attn.qkv.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from fastconv.record import record
 
 WEIGHT, BOTH = ("weight",), ("weight", "bias")
 
@@ -34,7 +34,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Module:
     """Modules that hold the same rows: several of one side joined, one after the other, are those of the other.
 
@@ -47,7 +47,7 @@ class Module:
     grouped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Naming:
     """A family's names. layers: what stands before a layer's number; top: modules outside of the layers, the embedding
     first and the head last."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from fastconv.architecture.litgpt import namings
@@ -36,6 +36,7 @@ from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.content import same_content
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import AdapterError, ArchitectureError
+from fastconv.record import record
 
 _LAYER = "transformer.h."
 _LORA = re.compile(r".*\.lora_[AB]")
@@ -69,7 +70,7 @@ def model_from_litgpt(checkpoint: Checkpoint, model_name: str | None = None, *, 
     return _renamed(checkpoint, entry, sizes, layout, tensors, config)
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=True)
 class Heads:
     """n_head, n_groups: of queries, and of keys. head_size: rows of one. file: where they are stated."""
 
