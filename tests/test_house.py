@@ -30,7 +30,7 @@ RANKS = {
     "compat": 9,
 }
 # vocab stands beside architecture; layouts read the vocabulary.
-COMMON = {"errors", "paths", "types", "control_group", "_native", "record", "request", "arrays"}
+COMMON = {"errors", "finding", "paths", "types", "control_group", "_native", "record", "request", "arrays"}
 
 
 def modules() -> list[Path]:

@@ -98,7 +98,7 @@ def assembled(
         end = _aligned(end + size, alignment)
     header = b"".join((MAGIC, struct.pack("<IQQ", VERSION, len(records), len(values)), bytes(values), *records))
     if not records:
-        return LaidOut(((0, header),), (), len(header), key_values=values.encoded)
+        return LaidOut(((0, header),), (), len(header), notes, key_values=values.encoded)
     start = _aligned(len(header), alignment)
     placed = tuple(
         PlacedTensor(name, canonical, shape, block, start + offset, size)

@@ -6,10 +6,12 @@ tables of architectures; reads no tensor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 from fastconv.adapter.delta import MergedTensor
+from fastconv.architecture import gguf_rules
 from fastconv.architecture.gguf_keys import gguf_names
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
@@ -31,6 +33,7 @@ _FILE_TYPE = "general.file_type"
 _QUANTIZATION_VERSION = "general.quantization_version"
 _ALIGNMENT = "general.alignment"
 _SPLIT = ("split.no", "split.count", "split.tensors.count")
+_MOST_TOLD = 8
 
 
 def check_request(request: ConvertRequest) -> None:
@@ -96,8 +99,9 @@ def lay_out(
     as the recipes do.
     """
     values = _key_values(checkpoint, file_type, recipe, request)
+    notes = tuple(_inherited(checkpoint, values, {name: merged.base.shape for name, merged in tensors.items()}))
     if not tensors:
-        return assembled(values, [])
+        return assembled(values, [], notes=notes)
     found = [
         UnquantizedTensor(name, _dims(merged.base.shape), _kept(checkpoint, name, merged))
         for name, merged in tensors.items()
@@ -108,7 +112,16 @@ def lay_out(
         types = tensor_types(found, file_type, _facts(checkpoint), recipe)
     shapes = {tensor.name: tensor.shape for tensor in found}
     alignment = checkpoint.metadata.get(_ALIGNMENT, ALIGNMENT)
-    return assembled(values, [(name, name, shapes[name], types[name]) for name in types], alignment)
+    return assembled(values, [(name, name, shapes[name], types[name]) for name in types], alignment, notes)
+
+
+def _inherited(checkpoint: Checkpoint, values: KeyValues, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """What the output takes over of what is wrong with the file, a line each: llama-quantize does without a word."""
+    findings = gguf_rules.broken_rules(values.encoded, shapes)
+    for finding in islice(findings, _MOST_TOLD):
+        yield f"{checkpoint.path}: {finding}; carried over: programs may refuse the output"
+    if more := sum(1 for _ in findings):
+        yield f"{checkpoint.path}: breaks {more} more rules, carried over too: fastconv verify names them"
 
 
 def _dims(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,8 +13,8 @@ from fastconv.architecture.canonical import canonical_model
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.errors import ArchitectureError, CheckpointError, VocabularyError
+from fastconv.finding import Finding
 from fastconv.request import ConvertRequest
-from fastconv.verification.findings import Finding
 from fastconv.vocab.embedded import embedded_vocabulary
 from fastconv.vocab.load import load_vocabulary
 from fastconv.vocab.vocabulary import Vocabulary

@@ -15,6 +15,7 @@ from fastconv.checkpoint.gguf_array import GgufArray, value_of
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.conversion import OpenedSource, file_types_of, open_source
 from fastconv.errors import UsageError
+from fastconv.finding import Finding
 from fastconv.layout.laid_out import LaidOut
 from fastconv.plan.file_types import KEPT
 from fastconv.plan.importance import with_importance
@@ -23,7 +24,6 @@ from fastconv.plan.recipe import PLAIN
 from fastconv.record import record
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
-from fastconv.verification.findings import Finding
 
 # Keys that name the model, tell how it was quantized or split: programs differ on them, and no reader depends on them.
 _CHAT_TEMPLATE = "tokenizer.chat_template"

@@ -4,33 +4,8 @@ from __future__ import annotations
 
 import math
 
-from fastconv.errors import LONGEST_NAME, FastconvError, shortened
+from fastconv.finding import Finding
 from fastconv.record import record
-
-
-@record(eq=True)
-class Finding:
-    """A rule that is broken, in words. tensor: where, None: the file as a whole."""
-
-    what: str
-    tensor: str | None = None
-    found: str | None = None
-    expected: str | None = None
-
-    @classmethod
-    def of(cls, error: FastconvError) -> Finding:
-        """The same problem as an error that a reader raised."""
-        found, expected = (None if side is None else str(side) for side in (error.found, error.expected))
-        return cls(error.what, error.tensor, found, expected)
-
-    def __str__(self) -> str:
-        where = f"tensor {shortened(self.tensor, LONGEST_NAME)}: " if self.tensor else ""
-        sides = [
-            f"{label} {side}"
-            for label, side in (("found", self.found), ("expected", self.expected))
-            if side is not None
-        ]
-        return f"{where}{self.what}" + (f": {', '.join(sides)}" if sides else "")
 
 
 @record(eq=True)

@@ -12,7 +12,7 @@ from fastconv.architecture.gguf_keys import gguf_names
 from fastconv.architecture.registry import ARCHITECTURES, has_table
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.errors import ArchitectureError, CheckpointError
-from fastconv.verification.findings import Finding
+from fastconv.finding import Finding
 
 
 def broken_rules(checkpoint: Checkpoint) -> tuple[list[Finding], list[str]]:
@@ -20,9 +20,11 @@ def broken_rules(checkpoint: Checkpoint) -> tuple[list[Finding], list[str]]:
     findings: list[Finding] = []
     notes: list[str] = []
     if checkpoint.format == "gguf":
-        from fastconv.verification import gguf_rules
+        from fastconv.architecture import gguf_rules
+        from fastconv.verification.gguf_places import misplaced
 
-        findings += gguf_rules.broken_rules(checkpoint)
+        shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+        findings += [*gguf_rules.broken_rules(checkpoint.encoded, shapes), *misplaced(checkpoint)]
     elif checkpoint.format == "ggjt":
         findings += _ggjt(checkpoint)
     else:

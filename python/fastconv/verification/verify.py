@@ -11,13 +11,14 @@ from fastconv import engine
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.errors import CheckpointError, UsageError, system_errors_told
+from fastconv.finding import Finding
 from fastconv.layout.sha256_file import SUFFIX, sha256, sum_beside
 from fastconv.paths import exists, is_file, is_folder
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 from fastconv.verification.expected import Expected, expected, request_for
-from fastconv.verification.findings import Finding, TensorCheck, Verification
+from fastconv.verification.findings import TensorCheck, Verification
 from fastconv.verification.structure import broken_rules
 from fastconv.verification.verdict import Compared, not_finite_in_words, verdicts
 

@@ -1,22 +1,18 @@
-"""The rules of a GGUF file beyond its reader's: types of keys, the vocabulary, places of tensors, the end of the file.
+"""The rules for what a GGUF file says: types of keys, numbers, the vocabulary. Knows no data of tensors, nor its place.
 
-Source: ggml, docs/gguf.md, and llama.cpp b11434: gguf.cpp (offsets), llama-model-loader.cpp (types of keys, which must
-be exact), llama-vocab.cpp (arrays of the vocabulary).
+Source: ggml, docs/gguf.md, and llama.cpp b11434: llama-model-loader.cpp (types of keys, which must be exact),
+llama-vocab.cpp (arrays of the vocabulary).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
 
-from fastconv.checkpoint.checkpoint import Checkpoint
-from fastconv.checkpoint.gguf import DEFAULT_ALIGNMENT
-from fastconv.checkpoint.gguf_array import GgufArray
-from fastconv.checkpoint.lazy_tensor import LazyTensor
-from fastconv.checkpoint.storage import FileStorage
-from fastconv.verification.findings import Finding
+from fastconv.checkpoint.gguf_array import GgufArray, value_of
+from fastconv.finding import Finding
 
 _TYPE_NAMES = {
     0: "uint8",
@@ -55,18 +51,24 @@ _KEYS: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (
 _MUST_BE_POSITIVE = re.compile(r"[^.]+\.(attention\.layer_norm(_rms)?_epsilon|rope\.(freq_base|scaling\.factor))")
 _MUST_BE_NON_ZERO = re.compile(r"[^.]+\.(block_count|context_length|embedding_length)")
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
-_TOKEN_TYPES = range(7)  # undefined to byte
+_TOKEN_TYPES = frozenset(range(7))  # undefined to byte
 
 
-def broken_rules(checkpoint: Checkpoint) -> list[Finding]:
-    """What is wrong with the file, shards included; the reader has refused what it can."""
-    return [*_key_types(checkpoint), *_numbers(checkpoint), *_vocabulary(checkpoint), *_places(checkpoint)]
+def broken_rules(encoded: Mapping[str, bytes | memoryview], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Finding]:
+    """What is wrong with the keys of a file, alone and beside its tensors; the reader has refused what it can.
+
+    encoded: the key-values as stored: type, then value. shapes: of all tensors, output dimension first.
+    """
+    values = {key: value_of(memoryview(raw)) for key, raw in encoded.items()}
+    yield from _key_types(encoded)
+    yield from _numbers(values, shapes)
+    yield from _vocabulary(values, shapes)
 
 
-def _key_types(checkpoint: Checkpoint) -> Iterator[Finding]:
-    if "general.architecture" not in checkpoint.metadata:
+def _key_types(encoded: Mapping[str, bytes | memoryview]) -> Iterator[Finding]:
+    if "general.architecture" not in encoded:
         yield Finding("key general.architecture is missing")
-    for key, raw in checkpoint.encoded.items():
+    for key, raw in encoded.items():
         row = next((row for row in _KEYS if re.fullmatch(row[0], key)), None)
         if row is None:
             continue
@@ -83,28 +85,26 @@ def _name(kind: int) -> str:
     return _TYPE_NAMES.get(kind, str(kind))
 
 
-def _numbers(checkpoint: Checkpoint) -> Iterator[Finding]:
-    values = checkpoint.metadata
+def _numbers(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Finding]:
     for key, value in values.items():
         if _MUST_BE_POSITIVE.fullmatch(key) and isinstance(value, float) and not (0 < value < math.inf):
             yield Finding(f"key {key} is no positive number", found=f"{value:g}")
         if _MUST_BE_NON_ZERO.fullmatch(key) and value == 0:
             yield Finding(f"key {key} is zero")
     architecture = values.get("general.architecture")
-    layers = {int(match[1]) for name in checkpoint.tensors if (match := re.match(r"blk\.(\d{1,9})\.", name))}
+    layers = {int(match[1]) for name in shapes if (match := re.match(r"blk\.(\d{1,9})\.", name))}
     n_layer = values.get(f"{architecture}.block_count")
     # Both numbers are the file's, and may be billions.
     if layers and isinstance(n_layer, int) and (len(layers), max(layers)) != (n_layer, n_layer - 1):
         missing = next(n for n in range(len(layers) + 1) if n not in layers)
         what = f"blk.{missing} is missing" if missing < n_layer else f"blk.{max(layers)} is beyond block_count"
         yield Finding(f"its layers are not those of block_count: {what}", None, f"{len(layers)} layers", str(n_layer))
-    embedding, width = checkpoint.tensors.get(_EMBEDDING), values.get(f"{architecture}.embedding_length")
-    if embedding is not None and isinstance(width, int) and embedding.shape[-1] != width:
-        yield Finding("has another width than embedding_length", _EMBEDDING, str(embedding.shape[-1]), str(width))
+    embedding, width = shapes.get(_EMBEDDING), values.get(f"{architecture}.embedding_length")
+    if embedding and isinstance(width, int) and embedding[-1] != width:
+        yield Finding("has another width than embedding_length", _EMBEDDING, str(embedding[-1]), str(width))
 
 
-def _vocabulary(checkpoint: Checkpoint) -> Iterator[Finding]:
-    values = checkpoint.metadata
+def _vocabulary(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Finding]:
     tokens = values.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, GgufArray):
         return
@@ -114,9 +114,9 @@ def _vocabulary(checkpoint: Checkpoint) -> Iterator[Finding]:
         if isinstance(other, GgufArray) and len(other) != n_vocab:
             yield Finding(f"tokenizer.ggml.{key} is not as long as the vocabulary", None, str(len(other)), str(n_vocab))
     for name in (_EMBEDDING, _OUTPUT):
-        tensor = checkpoint.tensors.get(name)
-        if tensor is not None and tensor.shape[0] != n_vocab:
-            yield Finding("has not one row for each token", name, f"{tensor.shape[0]} rows", f"{n_vocab} tokens")
+        shape = shapes.get(name)
+        if shape and shape[0] != n_vocab:
+            yield Finding("has not one row for each token", name, f"{shape[0]} rows", f"{n_vocab} tokens")
     stated = values.get(f"{values.get('general.architecture')}.vocab_size")
     if isinstance(stated, int) and stated != n_vocab:
         yield Finding("vocab_size is not the number of tokens", None, str(stated), str(n_vocab))
@@ -124,39 +124,17 @@ def _vocabulary(checkpoint: Checkpoint) -> Iterator[Finding]:
         if re.fullmatch(r"tokenizer\.ggml\.\w+_token_id", key) and isinstance(value, int) and value >= n_vocab:
             yield Finding(f"{key} is outside the vocabulary", None, str(value), f"less than {n_vocab}")
     scores, kinds = values.get("tokenizer.ggml.scores"), values.get("tokenizer.ggml.token_type")
-    if isinstance(scores, GgufArray):
-        bad = next((i for i, score in enumerate(scores) if isinstance(score, float) and not math.isfinite(score)), None)
-        if bad is not None:
-            yield Finding(f"the score of token {bad} is not finite", found=str(scores[bad]))
-    if isinstance(kinds, GgufArray):
-        bad = next((index for index, kind in enumerate(kinds) if kind not in _TOKEN_TYPES), None)
-        if bad is not None:
-            yield Finding(f"the type of token {bad} is unknown", found=str(kinds[bad]), expected="0 to 6")
+    # Whole arrays first: there are hundreds of thousands of tokens. Elements of other types were told above.
+    if _holds(scores, float) and not all(map(math.isfinite, scores.tolist())):
+        bad = next(i for i, score in enumerate(scores) if not math.isfinite(score))
+        yield Finding(f"the score of token {bad} is not finite", found=str(scores[bad]))
+    if _holds(kinds, int) and not set(kinds.tolist()).issubset(_TOKEN_TYPES):
+        bad = next(i for i, kind in enumerate(kinds) if kind not in _TOKEN_TYPES)
+        yield Finding(f"the type of token {bad} is unknown", found=str(kinds[bad]), expected="0 to 6")
     merges = values.get("tokenizer.ggml.merges")
     if values.get("tokenizer.ggml.model") == "gpt2" and not merges:
         yield Finding("a vocabulary of merges has none: key tokenizer.ggml.merges is missing")
 
 
-def _places(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Tensors follow one another in the order of their records, each at the next aligned offset, up to the end."""
-    alignment = checkpoint.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    for path, group in groupby(checkpoint.tensors.values(), key=lambda tensor: tensor.pieces[0].storage.path):
-        tensors = list(group)
-        if any(tensor.n_bytes == 0 and tensor.n_elements for tensor in tensors):
-            continue  # of a type whose size is unknown
-        end = tensors[0].pieces[0].offset
-        for tensor in tensors:
-            offset = tensor.pieces[0].offset
-            if offset != end:
-                yield Finding("is not where the tensor before it ends", tensor.name, f"offset {offset}", str(end))
-            end = -(-(offset + tensor.n_bytes) // alignment) * alignment
-        last = tensors[-1]
-        yield from _file_end(path, last, last.pieces[0].offset + last.n_bytes, end)
-
-
-def _file_end(path: str, last: LazyTensor, end: int, aligned: int) -> Iterator[Finding]:
-    storage = last.pieces[0].storage
-    if isinstance(storage, FileStorage) and storage.size not in (end, aligned):
-        yield Finding(
-            f"{path} does not end with its last tensor", last.name, f"{storage.size} bytes", f"{aligned} bytes"
-        )
+def _holds(found: Any, kind: type) -> TypeGuard[GgufArray]:
+    return isinstance(found, GgufArray) and len(found) > 0 and isinstance(found[0], kind)
