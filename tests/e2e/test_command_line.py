@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -242,6 +243,41 @@ def test_a_stream_that_is_closed(model: Path, stream: int) -> None:
         done = subprocess.run([sys.executable, "-c", launch, *map(str, arguments)], capture_output=True, text=True)
         assert done.returncode == 0, done
         assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["convert", "--help"], ["inspect", "{model}", "--json"], ["convert", "{model}"]]
+)
+def test_a_full_standard_output_is_one_line(model: Path, arguments: list[str], unbuffered: str) -> None:
+    """Whether the system refuses the text at once or when the process ends."""
+    command = [sys.executable, "-m", "fastconv", *(argument.format(model=model) for argument in arguments)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        )
+    line = "fastconv: error: standard output: cannot be written (No space left on device)"
+    written = "; what was asked for is written all the same" if arguments == ["convert", "{model}"] else ""
+    assert (done.returncode, done.stderr) == (1, f"{line}{written}\n")
+    assert len(list(model.glob("*.gguf"))) == bool(written)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(("arguments", "code"), [(["--bogus"], 2), (["inspect", "missing"], 1)])
+def test_a_full_standard_error_leaves_the_exit_code(arguments: list[str], code: int) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "fastconv", *arguments], stdout=subprocess.PIPE, stderr=full)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
+def test_a_reader_that_went_away_is_told_nothing(model: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "fastconv", "inspect", str(model)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("closed", [(2,), (0, 2), (0, 1, 2)])

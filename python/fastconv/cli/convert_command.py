@@ -8,6 +8,7 @@ from typing import Any
 
 from fastconv.cli.progress_bar import with_bar
 from fastconv.cli.source_options import add_source_options, source_fields
+from fastconv.cli.streams import say
 from fastconv.request import (
     DEFAULT_SHARD_SIZE,
     LITGPT_LAYOUTS,
@@ -119,16 +120,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     prepared = prepare(request)
     if arguments.dry_run:
-        print(report.plan_json(prepared) if arguments.json else report.plan_text(prepared))
+        say(report.plan_json(prepared) if arguments.json else report.plan_text(prepared))
         return 0
     if arguments.verbose and not arguments.json:
-        print(report.plan_text(prepared))
+        say(report.plan_text(prepared))
     result = with_bar(lambda progress: execute(prepared, progress), hidden=arguments.quiet or arguments.json)
     seconds = time.perf_counter() - started
-    if arguments.json:
-        print(report.summary_json(result, seconds))
-    elif not arguments.quiet:
-        print(report.summary_text(result, seconds))
+    text = report.summary_json if arguments.json else report.summary_text
+    if arguments.json or not arguments.quiet:
+        say(text(result, seconds), fix="what was asked for is written all the same")
     return 0
 
 

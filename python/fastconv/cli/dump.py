@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from fastconv.cli.streams import say
 from fastconv.request import ConvertRequest
 
 
@@ -23,14 +24,14 @@ def model(request: ConvertRequest, *, as_json: bool) -> int:
             {"name": name, "type": tensor.dtype, "shape": tensor.shape, "source": found.source_names[name]}
             for name, tensor in found.tensors.items()
         ]
-        print(json_text({"hyperparameters": hparams, "tensors": tensors}, inspect_command.plain))
+        say(json_text({"hyperparameters": hparams, "tensors": tensors}, inspect_command.plain))
         return 0
-    print(text_of(f"{name} = {value}" for name, value in hparams.items()))
+    say(text_of(f"{name} = {value}" for name, value in hparams.items()))
     rows = [
         (name, tensor.dtype, " x ".join(map(str, tensor.shape)), found.source_names[name])
         for name, tensor in found.tensors.items()
     ]
-    print(text_of(table(rows)))
+    say(text_of(table(rows)))
     return 0
 
 
@@ -39,5 +40,5 @@ def single(request: ConvertRequest, *, as_json: bool) -> int:
     from fastconv.cli import inspect_command
     from fastconv.inspection import inspect
 
-    print((inspect_command.as_json if as_json else inspect_command.as_text)(inspect(request.source)))
+    say((inspect_command.as_json if as_json else inspect_command.as_text)(inspect(request.source)))
     return 0

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fastconv.cli.streams import say
 from fastconv.errors import shortened
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fastconv.inspection import inspect
 
     inspection = inspect(arguments.path)
-    print(as_json(inspection) if arguments.json else as_text(inspection))
+    say(as_json(inspection) if arguments.json else as_text(inspection))
     return 0
 
 

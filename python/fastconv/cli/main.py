@@ -12,10 +12,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from fastconv.cli.memory_limits import check_limits
+from fastconv.cli.streams import complain, let_go, say
 from fastconv.errors import FastconvError, UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:
@@ -25,7 +29,10 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     # What a run makes lives until its end, so nothing is gained by looking for garbage, at the end least of all: 30 ms.
     gc.disable()
-    code = main(argv)
+    try:
+        code = main(argv)
+    finally:
+        let_go()
     gc.freeze()
     sys.exit(code)
 
@@ -52,23 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _unwinding_signals():
             return int(arguments.run(arguments))
     except FastconvError as error:
-        print(f"fastconv: error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         resumable = getattr(arguments, "resume", False)
         left = "the same command continues" if resumable else "no unfinished file is left"
-        print(f"fastconv: interrupted, {left}", file=sys.stderr)
+        complain(f"interrupted, {left}")
         number = interrupt.args[0] if isinstance(interrupt, _Terminated) else signal.SIGINT
         return 128 + int(number)
     except MemoryError:
-        print("fastconv: error: there is not enough memory", file=sys.stderr)
+        complain("error: there is not enough memory")
         return 1
     except BrokenPipeError:
-        sys.stderr.close()
         return 1
     except OSError as error:
         told = FastconvError(f"the system refused a call ({error.strerror or error})", file=error.filename)
-        print(f"fastconv: error: {told}", file=sys.stderr)
+        complain(f"error: {told}")
         return 1
 
 
@@ -110,6 +116,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.strip(), fix=f"see {self.prog} --help")
 
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        if file is not None:
+            super().print_help(file)
+        else:
+            say(self.format_help().rstrip("\n"))
+
 
 class _Version(argparse.Action):
     """--version, looked up only when asked for: importlib.metadata is slow."""
@@ -127,5 +139,5 @@ class _Version(argparse.Action):
             number = version("fastconv")
         except PackageNotFoundError:
             number = "unknown"
-        print(f"fastconv {number} ({instruction_set()})")
+        say(f"fastconv {number} ({instruction_set()})")
         parser.exit()

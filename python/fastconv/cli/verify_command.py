@@ -10,6 +10,7 @@ from typing import Any
 
 from fastconv.cli.progress_bar import is_terminal, with_bar
 from fastconv.cli.source_options import add_source_options, given_options, source_fields
+from fastconv.cli.streams import say
 from fastconv.errors import OutputError, UsageError
 from fastconv.request import ConvertRequest
 
@@ -58,12 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
 
         _write(arguments.html, page(result))
     if arguments.json:
-        print(verify_report.as_json(result))
+        say(verify_report.as_json(result))
     else:
         width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
         text = verify_report.as_text(result, quiet=arguments.quiet, width=width)
         if text:
-            print(text)
+            say(text)
     return 0 if result.is_fine else 1
 
 
