@@ -141,9 +141,9 @@ def test_a_lora(tmp_path: Path) -> None:
     found = torch.load(tmp_path / "base" / "converted_merged_lora_model.bin", weights_only=True)
     changed = "model.layers.0.mlp.down_proj.weight"
     expected = torch.tensor(tensors[changed]).double() + 2 * (b.double() @ a.double())
-    torch.testing.assert_close(found[changed].double(), expected, atol=0, rtol=2**-8)
+    torch.testing.assert_close(found[changed].double(), expected, atol=1e-5, rtol=2**-8)
     (tmp_path / "lit_lora_config.json").write_text(json.dumps({"config": {"r": 8, "alpha": 8}}))
     assert module("convert_lit_lora_checkpoint").main([*arguments, "--merge_lora", "True"]) == 0
     found = torch.load(tmp_path / "base" / "converted_merged_lora_model.bin", weights_only=True)
     expected = torch.tensor(tensors[changed]).double() + b.double() @ a.double()
-    torch.testing.assert_close(found[changed].double(), expected, atol=0, rtol=2**-8)
+    torch.testing.assert_close(found[changed].double(), expected, atol=1e-5, rtol=2**-8)
