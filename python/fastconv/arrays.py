@@ -10,6 +10,7 @@ import numpy as np
 
 from fastconv import _native
 from fastconv.errors import NonFiniteError, UsageError
+from fastconv.request import MOST_THREADS
 from fastconv.types import TYPES
 
 if TYPE_CHECKING:
@@ -109,11 +110,12 @@ def _importance(
             raise UsageError(f"{info.name} cannot be quantized without the importance of its columns")
         return [None]
     values, dtype, _ = _bits(importance)
-    if dtype != "float32" or values.shape not in ((shape[-1],), (*shape[:-2], shape[-1])):
+    fitting = dict.fromkeys(((shape[-1],), (*shape[:-2], shape[-1])))  # one for a matrix
+    if dtype != "float32" or values.shape not in fitting:
         raise UsageError(
             "the importance does not fit the array",
             found=f"{dtype} of shape {values.shape}",
-            expected=f"float32 of shape {(shape[-1],)} or {(*shape[:-2], shape[-1])}",
+            expected=f"float32 of shape {' or '.join(map(str, fitting))}",
         )
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise UsageError("the importance holds a value that is not finite or negative")
@@ -134,6 +136,10 @@ def _bits(array: Any) -> tuple[np.ndarray, str, bool]:
         tensor = array.detach()
         if tensor.device.type != "cpu":
             raise UsageError("the tensor is not in main memory", found=tensor.device, fix="call .cpu() first")
+        if tensor.is_nested:
+            raise UsageError("the tensor is nested: its rows differ in length", fix="quantize its parts one by one")
+        if "torch.masked" in sys.modules and isinstance(tensor, torch.masked.MaskedTensor):
+            raise UsageError("the tensor is masked: blocks cannot say so", fix="call .to_tensor(value) first")
         if tensor.layout != torch.strided:
             raise UsageError("the tensor is sparse", found=tensor.layout, fix="call .to_dense() first")
         # NumPy has no bfloat16 and none of the eight-bit floats.
@@ -141,6 +147,10 @@ def _bits(array: Any) -> tuple[np.ndarray, str, bool]:
         bits = tensor.resolve_conj().resolve_neg().contiguous()
         values = (bits if same_size is None else bits.view(same_size)).numpy()
         return values, str(tensor.dtype).removeprefix("torch."), True
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and masked.is_masked(array):
+        found = f"{np.count_nonzero(masked.getmaskarray(array))} masked elements"
+        raise UsageError("the array is masked: blocks cannot say so", found=found, fix="call .filled(value) first")
     values = np.asarray(array)
     name = values.dtype.name if values.dtype.isnative else str(values.dtype)
     return (np.ascontiguousarray(values).view(np.uint16) if name == "bfloat16" else values), name, False
@@ -169,8 +179,8 @@ def _threads(threads: int | None) -> int:
         from fastconv.engine import default_threads
 
         return default_threads()
-    if threads < 1:
-        raise UsageError("threads must be at least 1", found=threads)
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise UsageError("threads is out of range", found=repr(threads), expected=f"1 to {MOST_THREADS}")
     return threads
 
 

@@ -21,7 +21,7 @@ TARGETS: dict[str, tuple[str, int]] = {
 """--to -> (layout, version)."""
 
 _LEAST_REAL, _LARGEST_REAL = 2.0**-126, 2.0**127  # of float32, which is what files hold
-_MOST_THREADS = 1 << 16
+MOST_THREADS = 1 << 16
 _MOST_BYTES = 1 << 60
 _LONGEST_CONTEXT = (1 << 31) - 1  # what readers of either format hold
 
@@ -119,7 +119,7 @@ class ConvertRequest:
                 "unknown --vocabtype", found=self.vocab_kind, expected=f"one of {', '.join(VOCABULARY_KINDS)}"
             )
         for option, number, largest in (
-            ("--concurrency", self.threads, _MOST_THREADS),
+            ("--concurrency", self.threads, MOST_THREADS),
             ("--ctx", self.n_ctx, _LONGEST_CONTEXT),
             ("--max-memory", self.max_memory, _MOST_BYTES),
             ("--shard-size", self.shard_size, _MOST_BYTES),

@@ -233,7 +233,7 @@ def test_values_beyond_the_type() -> None:
         (lambda: fastconv.quantize(torch.zeros(2, 32).to(torch.float8_e5m2), "q4_0"), "found float8_e5m2"),
         (lambda: fastconv.quantize(torch.zeros(2, 32, device="meta"), "q4_0"), "found meta; call .cpu() first"),
         (lambda: fastconv.quantize(torch.zeros(2, 32).to_sparse(), "q4_0"), "is sparse: found torch.sparse_coo"),
-        (lambda: fastconv.quantize(values(2, 32), "q4_0", threads=0), "threads must be at least 1: found 0"),
+        (lambda: fastconv.quantize(values(2, 32), "q4_0", threads=0), "threads is out of range: found 0"),
         (lambda: fastconv.quantize(values(2, 32), "q4_0", nonfinite="drop"), "unknown nonfinite: found drop"),
         (lambda: fastconv.dequantize(np.zeros((2, 18), np.uint8), "q9"), "unknown type: found q9"),
         (lambda: fastconv.dequantize(np.zeros((2, 18), np.uint8), "i8"), "unknown type: found i8"),
@@ -243,7 +243,20 @@ def test_values_beyond_the_type() -> None:
         (lambda: fastconv.dequantize(torch.zeros(2, 18), "q4_0"), "found float32 of shape (2, 18)"),
         (lambda: fastconv.dequantize(torch.zeros(2, 18).bfloat16(), "q4_0"), "found bfloat16 of shape (2, 18)"),
         (lambda: fastconv.dequantize(torch.zeros(2, 18, device="meta"), "q4_0"), "found meta; call .cpu() first"),
-        (lambda: fastconv.dequantize(np.zeros((2, 18), np.uint8), "q4_0", threads=-1), "threads must be at least 1"),
+        (
+            lambda: fastconv.dequantize(np.zeros((2, 18), np.uint8), "q4_0", threads=-1),
+            "threads is out of range: found -1",
+        ),
+        (lambda: fastconv.quantize(values(2, 64), "q4_0", threads=1 << 40), "threads is out of range: found 1099511"),
+        (lambda: fastconv.quantize(values(2, 64), "q4_0", threads=1.5), "threads is out of range: found 1.5"),
+        (
+            lambda: fastconv.quantize(values(64), "q4_0", importance=np.ones(63, np.float32)),
+            "found float32 of shape (63,), expected float32 of shape (64,)",
+        ),
+        (
+            lambda: fastconv.quantize(torch.nested.nested_tensor([torch.ones(2, 64), torch.ones(3, 64)]), "q4_0"),
+            "the tensor is nested",
+        ),
     ],
 )
 def test_what_cannot_be(call: Callable[[], object], message: str) -> None:
@@ -251,6 +264,28 @@ def test_what_cannot_be(call: Callable[[], object], message: str) -> None:
         call()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_masks_are_not_dropped() -> None:
+    """What is masked has no value to write; an array of that class in which nothing is masked is like any other."""
+    array = np.ma.array(values(3, 64))
+    np.testing.assert_array_equal(fastconv.quantize(array, "q4_0"), fastconv.quantize(array.data, "q4_0"))
+    array[1, 5:7] = np.ma.masked
+    with pytest.raises(
+        UsageError, match=r"the array is masked.*: found 2 masked elements; call .filled\(value\) first"
+    ):
+        fastconv.quantize(array, "q4_0")
+    with pytest.raises(UsageError, match="the array is masked"):
+        fastconv.quantize(values(3, 64), "q4_0", importance=np.abs(array[1]))
+    with pytest.raises(UsageError, match="the array is masked"):
+        fastconv.dequantize(np.ma.masked_equal(np.zeros((2, 18), np.uint8), 0), "q4_0")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
+def test_masks_of_torch_are_not_dropped() -> None:
+    array = torch.ones(2, 64)
+    with pytest.raises(UsageError, match=r"the tensor is masked.*; call .to_tensor\(value\) first"):
+        fastconv.quantize(torch.masked.masked_tensor(array, array > 0), "q4_0")
 
 
 def test_blocks_that_are_not_contiguous() -> None:
