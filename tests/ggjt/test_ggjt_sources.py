@@ -335,7 +335,7 @@ N_EMBD, N_HEAD, N_LAYER = 1, 3, 4
         (N_HEAD, 64, "head_dim is not usable"),
         (N_EMBD, 4096, "layers.0.attention.wk.weight: holds no whole heads"),
         (N_LAYER, 1, "layers.1.attention.wq.weight: is not a tensor of this architecture"),
-        (N_LAYER, 3, "model.layers.2.self_attn.q_proj.weight: is missing"),
+        (N_LAYER, 3, "layers.2.attention.wq.weight: is missing"),
     ],
 )
 def test_headers_that_contradict_the_tensors(

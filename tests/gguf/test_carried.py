@@ -21,6 +21,7 @@ from tests.gguf.cases import CASES as CONVERTED
 from tests.gguf.gguf_file import GgufFile
 from tests.kernels import ggml
 from tests.models import LlamaShape, write_hf, write_safetensors
+from tests.verification.gguf_parts import GgufParts, Part
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDED = json.loads((GOLDEN / "carried" / "sha256.json").read_text())
@@ -263,7 +264,7 @@ FULL = {
         (FULL | {"attention.value_length": 8}, {"lora": "a"}, r"attention.value_length is not the size of a head"),
         (FULL | {"rope.dimension_count": 8}, {"lora": "a"}, r"rope.dimension_count is not the size of a head"),
         (FULL | {"rope.scaling.type": "odd"}, {"lora": "a"}, r"rope_scaling.rope_type is not usable: found 'odd'"),
-        (FULL, {"lora": "a"}, r"model.norm.weight: is missing"),
+        (FULL, {"lora": "a"}, r"tensor output_norm.weight: is missing; download or copy the checkpoint again"),
         (
             FULL | {"tensors": {"output.weight": np.ones((4, 64), np.float32)}},
             {"lora": "a"},
@@ -280,7 +281,7 @@ FULL = {
             {"lora": "a"},
             r"rope_freqs.weight: holds no f32 factors: found f16",
         ),
-        (FULL, {"to": "ggjt"}, r"model.norm.weight: is missing"),
+        (FULL, {"to": "ggjt"}, r"tensor output_norm.weight: is missing; download or copy the checkpoint again"),
     ],
 )
 def test_what_cannot_be_carried(tmp_path: Path, written: dict[str, Any], options: dict[str, Any], message: str) -> None:
@@ -288,6 +289,46 @@ def test_what_cannot_be_carried(tmp_path: Path, written: dict[str, Any], options
     with pytest.raises(FastconvError, match=message):
         fastconv.convert(tmp_path / "in.gguf", tmp_path / "out.gguf", **({"outtype": "q8_0"} | options))
     assert not (tmp_path / "out.gguf").exists()
+
+
+FOREIGN = "is not a tensor of this architecture; "
+OTHER_SHAPE = "has another shape than"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape", "message"),
+    [
+        ("blk.0.extra.weight", (4,), f"blk.0.extra.weight: {FOREIGN}the model is not what the header says"),
+        ("blk.7.attn_q.weight", (64, 64), f"blk.7.attn_q.weight: {FOREIGN}the header says 2 layers"),
+        ("blk.0.attn_q.bias", (64,), "blk.0.attn_k.bias: is missing; download or copy the checkpoint again"),
+        ("blk.1.attn_q.bias", (64,), f"blk.1.attn_q.bias: {FOREIGN}the model is not what the header says"),
+        (
+            "output.weight",
+            (310, 64),
+            f"output.weight: {OTHER_SHAPE} the embedding and the header would have it: found [310, 64], "
+            "expected [320, 64]; download or copy the checkpoint again",
+        ),
+        (
+            "blk.0.attn_q.weight",
+            (32, 64),
+            f"blk.0.attn_q.weight: {OTHER_SHAPE} the header would have it: found [32, 64], expected [64, 64]; "
+            "download or copy the checkpoint again",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_in_the_words_of_the_file(
+    tensor: str, shape: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    """There is no config.json, and no name of Hugging Face's."""
+    write_hf(tmp_path / "m", LlamaShape())
+    fastconv.convert(tmp_path / "m", tmp_path / "sound.gguf", outtype="f32")
+    file = GgufParts.read(tmp_path / "sound.gguf")
+    file.parts = [part for part in file.parts if part.name != tensor]
+    file.parts.append(Part(tensor, shape[::-1], 0, bytearray(4 * int(np.prod(shape)))))
+    with pytest.raises(FastconvError) as raised:
+        fastconv.convert(file.write(tmp_path / "in.gguf"), tmp_path / "out", to="hf")
+    assert str(raised.value) == f"{tmp_path / 'in.gguf'}: tensor {message}"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("outtype", ["auto", "f16", "q8_0"])

@@ -153,6 +153,27 @@ def test_adapters_that_need_a_table(config: dict[str, Any], message: str, tmp_pa
         convert(tmp_path / "in", tmp_path / "out", to="hf", lora=adapter)
 
 
+@pytest.mark.parametrize("to", ["hf", "litgpt"])
+@pytest.mark.parametrize(
+    ("odd", "shape", "expected"),
+    [
+        ("lm_head.weight", (310, 64), "found [310, 64], expected 320 rows, as model.embed_tokens.weight has"),
+        ("lm_head.weight", (320,), "found [320], expected 320 rows, as model.embed_tokens.weight has"),
+        ("model.embed_tokens.weight", (320,), "found [320], expected a matrix"),
+    ],
+)
+def test_rows_for_tokens_of_families_without_a_table(
+    odd: str, shape: tuple[int, ...], expected: str, to: str, tmp_path: Path
+) -> None:
+    write_hf(tmp_path / "m", LlamaShape(extra={"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}))
+    tensors = random_tensors(LlamaShape()) | {odd: np.zeros(shape, np.float32)}
+    write_safetensors(tmp_path / "m" / "model.safetensors", tensors, "F32")
+    with pytest.raises(ArchitectureError) as raised:
+        convert(tmp_path / "m", tmp_path / "out", to=to)
+    where = f"{tmp_path / 'm' / 'model.safetensors'}: tensor {odd}: has not one row for each token"
+    assert str(raised.value) == f"{where}: {expected}; download or copy the checkpoint again"
+
+
 def test_tensors_that_are_no_floats_are_copied(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file

@@ -161,7 +161,10 @@ def test_files_that_are_wrong(change: Any, message: str, edit: Callable[..., Pat
     [
         ({"added_tokens_decoder": [1]}, "found list, expected an object"),
         ({"added_tokens_decoder": {"300": {}}}, "has an added token without content: id 300"),
-        ({"added_tokens_decoder": {"x": {"content": "y"}}}, "has an added token without content: id x"),
+        (
+            {"added_tokens_decoder": {"x": {"content": "y"}}},
+            "added token 'y' has an id that is not an integer: found x",
+        ),
         ({"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<none>", "add_bos_token": True}, None),
         ({"tokenizer_class": "LlamaTokenizerFast", "bos_token": None, "add_bos_token": True}, "asks for a token"),
         ({"tokenizer_class": "LlamaTokenizer", "bos_token": "< s>", "add_bos_token": True}, "no template can hold"),

@@ -25,6 +25,7 @@ from fastconv.errors import ArchitectureError, CheckpointError
 from fastconv.types import TYPES
 
 _META_EMBEDDING = "tok_embeddings.weight"
+_CONFIG = "config.json"
 
 
 def canonical_model(
@@ -113,7 +114,7 @@ def _from_gguf(checkpoint: Checkpoint) -> CanonicalModel:
     for stored, tensor in wanted.items():
         name = canonical.get(stored)
         if name is None:
-            raise _surplus(checkpoint.path, stored, hparams)
+            raise _surplus(checkpoint, checkpoint.path, stored, hparams)
         tensors[name] = _in_halves(tensor, expected[name], hparams).renamed(name)
         source_names[name] = stored
     return _checked(checkpoint, spec, hparams, tensors, config, source_names)
@@ -160,7 +161,7 @@ def _under_meta_names(
     source_names: dict[str, str] = {}
     for meta, tensor in joined.items():
         if meta not in names:
-            raise _surplus(checkpoint.path, meta, hparams)
+            raise _surplus(checkpoint, checkpoint.path, meta, hparams)
         hf, rule = names[meta]
         tensors[hf] = _in_halves(tensor, rule, hparams).renamed(hf)
         source_names[hf] = meta
@@ -267,18 +268,23 @@ def _checked(
             if rule.tied_to is not None and hparams.tied_embeddings:
                 continue
             fix = "download or copy the checkpoint again"
-            if rule.tied_to is not None:
+            if rule.tied_to is not None and _settings(checkpoint) == _CONFIG:
                 fix = "if the model shares its embedding, config.json must say tie_word_embeddings: true"
-            raise ArchitectureError("is missing", file=checkpoint.path, tensor=name, fix=fix)
+            stored = _name_in_source(checkpoint, spec, rule, name)
+            raise ArchitectureError("is missing", file=checkpoint.path, tensor=stored, fix=fix)
         shape = rule_shape(rule, hparams)
         stored = source_names[name]
         if tensor.shape != shape:
+            settings = _settings(checkpoint)
+            # Only config.json states the vocabulary's size.
+            what = f"the embedding and {settings}" if "n_vocab" in rule.shape and settings != _CONFIG else settings
             raise ArchitectureError(
-                "has another shape than the configuration says",
+                f"has another shape than {what} would have it",
                 file=_file(tensor, checkpoint),
                 tensor=stored,
                 found=list(tensor.shape),
                 expected=list(shape),
+                fix=f"download or copy the checkpoint again{', config.json too' if settings == _CONFIG else ''}",
             )
         info = TYPES.get(tensor.dtype)
         if info is None or not info.decodes or (len(shape) == 1 and info.block_size > 1):
@@ -291,7 +297,7 @@ def _checked(
             )
     for name in tensors:
         if name not in expected:
-            raise _surplus(_file(tensors[name], checkpoint), source_names[name], hparams)
+            raise _surplus(checkpoint, _file(tensors[name], checkpoint), source_names[name], hparams)
     return CanonicalModel(
         tensors=tensors,
         directory=checkpoint.directory,
@@ -308,9 +314,27 @@ def _file(tensor: LazyTensor, checkpoint: Checkpoint) -> str:
     return tensor.files[0] if tensor.files else checkpoint.path
 
 
-def _surplus(path: str, name: str, hparams: Hyperparameters) -> ArchitectureError:
-    fix = "the model is not what config.json says"
-    if name.endswith(".bias"):
+def _settings(checkpoint: Checkpoint) -> str:
+    """What states the sizes of the model."""
+    if checkpoint.format in ("gguf", "ggjt"):
+        return "the header"
+    return "params.json" if holds_meta_names(checkpoint) else _CONFIG
+
+
+def _name_in_source(checkpoint: Checkpoint, spec: ArchitectureSpec, rule: TensorRule, name: str) -> str:
+    """What the source would call a tensor that it has not got."""
+    if checkpoint.format == "gguf":
+        return gguf_keys.gguf_names(spec, [name])[name] or name
+    if checkpoint.format == "ggjt" or holds_meta_names(checkpoint):
+        layer = re.search(r"\.(\d+)\.", name)
+        return rule.meta if layer is None else rule.meta.format(layer=layer[1])
+    return name
+
+
+def _surplus(checkpoint: Checkpoint, path: str, name: str, hparams: Hyperparameters) -> ArchitectureError:
+    settings = _settings(checkpoint)
+    fix = f"the model is not what {settings} says"
+    if name.endswith(".bias") and settings == _CONFIG:
         fix = "if the model has biases, config.json must say attention_bias or mlp_bias: true"
     elif name.endswith((".weight_scale", ".weight_scale_inv", ".qweight", ".scales", ".absmax")):
         fix = "quantized checkpoints are not a source: start from the unquantized model"
@@ -318,5 +342,5 @@ def _surplus(path: str, name: str, hparams: Hyperparameters) -> ArchitectureErro
         fix = "this is an adapter: give it with --lora"
     match = re.search(r"\.(\d+)\.", name)
     if match and int(match[1]) >= hparams.n_layer:
-        fix = f"config.json says {hparams.n_layer} layers"
+        fix = f"{settings} says {hparams.n_layer} layers"
     return ArchitectureError("is not a tensor of this architecture", file=path, tensor=name, fix=fix)

@@ -52,7 +52,9 @@ def as_hf_config(values: Mapping[str, Any], tensors: Mapping[str, LazyTensor], p
     }
     embedding = tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
-        raise ArchitectureError("is missing or not a matrix", file=path, tensor="token_embd.weight")
+        raise ArchitectureError(
+            "is missing or not a matrix", file=path, tensor="token_embd.weight", fix="download or make the file again"
+        )
     config["vocab_size"] = embedding.shape[0]
     head_dim = reader.integer("attention.key_length", config["hidden_size"] // max(head_count, 1))
     for key in ("attention.value_length", "rope.dimension_count"):

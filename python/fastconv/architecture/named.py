@@ -59,7 +59,7 @@ def named_model(
                     fix="if the model shares its embedding, config.json must say tie_word_embeddings: true",
                 )
             tied = {head: embedding}
-    return NamedModel(
+    model = NamedModel(
         tensors=checkpoint.tensors,
         directory=checkpoint.directory,
         config=checkpoint.config,
@@ -67,3 +67,21 @@ def named_model(
         tied=tied,
         per_token=per_token,
     )
+    return _with_rows_for_tokens(model, checkpoint)
+
+
+def _with_rows_for_tokens(model: NamedModel, checkpoint: Checkpoint) -> NamedModel:
+    """The model, once its tensors with a row per token have equally many."""
+    found = [(name, model.tensors[name]) for name in model.per_token if name in model.tensors]
+    for name, tensor in found:
+        embedding, first = found[0][0], found[0][1].shape
+        if len(tensor.shape) != 2 or tensor.shape[0] != first[0]:
+            raise ArchitectureError(
+                "has not one row for each token",
+                file=tensor.files[0] if tensor.files else checkpoint.path,
+                tensor=name,
+                found=list(tensor.shape),
+                expected=f"{first[0]} rows, as {embedding} has" if len(first) == 2 else "a matrix",
+                fix="download or copy the checkpoint again",
+            )
+    return model

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 from fastconv.architecture.canonical import canonical_model
-from fastconv.architecture.gguf_keys import gguf_names
 from fastconv.architecture.registry import ARCHITECTURES, has_table
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.errors import ArchitectureError, CheckpointError
@@ -41,17 +39,9 @@ def _tensors_of_model(checkpoint: Checkpoint, notes: list[str]) -> Iterator[Find
         canonical_model(checkpoint)
     except (ArchitectureError, CheckpointError) as error:
         if _is_known(checkpoint):
-            yield replace(Finding.of(error), tensor=_name_in_file(checkpoint, error.tensor))
+            yield Finding.of(error)
         else:
             notes.append(f"names and shapes were not held against an architecture ({error.what})")
-
-
-def _name_in_file(checkpoint: Checkpoint, name: str | None) -> str | None:
-    """The file's own name of a tensor that an error calls by its canonical one."""
-    if name is None or checkpoint.format != "gguf" or name in checkpoint.tensors:
-        return name
-    spec = next(spec for spec in ARCHITECTURES if spec.name == checkpoint.metadata["general.architecture"])
-    return gguf_names(spec, [name])[name] or name
 
 
 def _is_known(checkpoint: Checkpoint) -> bool:

@@ -172,11 +172,12 @@ def _configured_tokens(files: TokenizerFiles) -> list[AddedToken]:
     decoder = (files.object("tokenizer_config.json") or {}).get("added_tokens_decoder")
     special = set(_named_tokens(files, _NAMED))
     if decoder is None:
-        path = files.path(TOKENIZER_JSON)
+        path = files.path("added_tokens.json")
         decoder = {
             str(token_id): {"content": text, "normalized": text not in special}
             for text, token_id in (files.object("added_tokens.json") or {}).items()
         }
+        # Those of tokenizer.json have been read by `tokenizers`, which takes integers only.
         listed = (files.object(TOKENIZER_JSON) or {}).get("added_tokens") or []
         decoder |= {str(token.get("id")): token for token in listed}
     if not isinstance(decoder, dict):
@@ -188,8 +189,15 @@ def _configured_tokens(files: TokenizerFiles) -> list[AddedToken]:
         )
     tokens = []
     for key, token in sorted(decoder.items(), key=lambda item: (len(item[0]), item[0])):
-        if not isinstance(token, dict) or not isinstance(token.get("content"), str) or not key.isdecimal():
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
             raise VocabularyError(f"has an added token without content: id {key}", file=path)
+        if not key.isdecimal():
+            raise VocabularyError(
+                f"added token {token['content']!r} has an id that is not an integer",
+                file=path,
+                found=key,
+                fix="give the model's own tokenizer with --vocab-dir",
+            )
         flags = {flag: bool(token.get(flag)) for flag in ("single_word", "lstrip", "rstrip", "special")}
         flags["normalized"] = bool(token.get("normalized", not flags["special"]))
         flags["special"] |= token["content"] in special

@@ -17,6 +17,7 @@ from fastconv.vocab.vocabulary import TokenType
 # Scores of tokens that no piece of the model stands behind.
 ADDED_SCORE = -1000.0
 _PADDING_SCORE = -10000.0
+_MOST_DIGITS = 1000  # Python makes no integers of texts that are much longer
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +126,9 @@ def _added(files: TokenizerFiles, n_vocab: int) -> list[tuple[int, str, TokenTyp
         content = token.get("content") if isinstance(token, dict) else None
         if not isinstance(content, str):
             raise VocabularyError(f"added_tokens_decoder has no content for id {key}", file=path)
-        token_id = _checked_id(int(key) if key.isdecimal() and len(key) < 20 else key, n_vocab, path, content)
+        token_id = _checked_id(
+            int(key) if key.isdecimal() and len(key) <= _MOST_DIGITS else key, n_vocab, path, content
+        )
         added.append((token_id, *added_token_type(content, bool(token.get("special")))))
     return added
 
@@ -133,10 +136,11 @@ def _added(files: TokenizerFiles, n_vocab: int) -> list[tuple[int, str, TokenTyp
 def _checked_id(token_id: Any, n_vocab: int, path: str, text: str) -> int:
     if type(token_id) is int and 0 <= token_id < n_vocab:
         return token_id
+    problem = "the model's embedding does not have" if type(token_id) is int else "is not an integer"
     raise VocabularyError(
-        f"added token {text!r} has an id that the model's embedding does not have",
+        f"added token {text!r} has an id that {problem}",
         file=path,
-        found=token_id,
+        found=repr(token_id),
         expected=f"0 to {n_vocab - 1}",
         fix="give the model's own tokenizer with --vocab-dir",
     )
