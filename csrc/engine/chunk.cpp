@@ -26,10 +26,12 @@ Division divide(const SourceReader& reader, bool whole_rows, int64_t tile_bytes)
   const int64_t tile_elements = tile_bytes / static_cast<int64_t>(sizeof(float));
 
   Division division;
-  if (n_cols <= tile_elements || whole_rows)
-    division.tile = {std::clamp<int64_t>(tile_elements / n_cols, 1, n_rows), n_cols};
-  else
+  if (n_cols <= tile_elements || whole_rows) {
+    const int64_t n = tile_elements / n_cols, together = n > kRowsTogether ? n - n % kRowsTogether : n;
+    division.tile = {std::clamp<int64_t>(together, 1, n_rows), n_cols};
+  } else {
     division.tile = {1, std::max(tile_elements / kBlock * kBlock, kBlock)};
+  }
 
   const int64_t chunk_rows = std::clamp<int64_t>(kWindowBytes / reader.row_bytes(), 1, n_rows);
   if (reader.columnar() || (division.tile.n_cols == n_cols && chunk_rows <= division.tile.n_rows))

@@ -19,6 +19,9 @@ struct TileShape {
   int64_t n_rows, n_cols;  // n_rows is 1 where n_cols is less than a whole row
 };
 
+// What is merged is merged by so many rows at a time; one that is left over takes nearly as long.
+constexpr int64_t kRowsTogether = 4;
+
 // How a matrix is divided: into whole rows or parts of one row, so that the elements of a part follow one another in
 // the output. tile_bytes: of the decoded f32 tile; parts of rows are multiples of the largest block, unless whole_rows
 // forbids to part them.

@@ -10,9 +10,18 @@ namespace {
 
 // A tile stays in the first-level cache between decode, check and encode.
 constexpr int64_t kTileBytes = 32 << 10;
-// A merged tile shares the second-level cache with A; more rows use each load of A more often. Of rows with importance
-// several are encoded together.
+// Of rows with importance several are encoded together.
 constexpr int64_t kTallTileBytes = 128 << 10;
+// A merged tile shares the second-level cache with A, and more rows use each load of A more often: rather beyond that
+// cache than fewer rows than are merged together.
+constexpr int64_t kMergedTileBytes = 128 << 10, kLargestMergedTileBytes = 1 << 20;
+
+int64_t default_tile_bytes(const PreparedJob& job) {
+  if (!job.merger) return job.importance ? kTallTileBytes : kTileBytes;
+  const int64_t row_bytes =
+      std::min(job.source.n_cols(), kLargestMergedTileBytes) * static_cast<int64_t>(sizeof(float));
+  return std::clamp(kRowsTogether * row_bytes, kMergedTileBytes, kLargestMergedTileBytes);
+}
 
 const Job& validated(const Job& job, size_t n_files) {
   validate(job, n_files);
@@ -34,7 +43,7 @@ PreparedJob::PreparedJob(const Job& wanted, size_t at, size_t n_files, int64_t t
       source(job.source, job.deltas.empty() && !is_weighted(job, kernels), kernels) {
   if (!job.deltas.empty()) merger = std::make_unique<Merger>(job.deltas, job.source.n_rows, job.source.n_cols, kernels);
   if (is_weighted(job, kernels)) importance = std::make_unique<ImportanceReader>(job, kernels);
-  if (tile_bytes == 0) tile_bytes = merger || importance ? kTallTileBytes : kTileBytes;
+  if (tile_bytes == 0) tile_bytes = default_tile_bytes(*this);
   const std::vector<Piece>& pieces = job.source.pieces;
   const bool planar = std::any_of(pieces.begin(), pieces.end(), [](const Piece& p) { return is_planar(p.type); });
   division = divide(source, merger != nullptr || importance != nullptr || planar, tile_bytes);
