@@ -103,6 +103,43 @@ def write_meta(folder: Path, n_parts: int, *, rows: bool = False, wrapped: bool 
     (folder / "tokenizer.model").write_bytes(models.spm_model(SHAPE.n_vocab))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": None}, "dim is not usable: found None, expected a positive integer"),
+        ({"dim": 1 << 40}, f"dim is not usable: found {1 << 40}, expected a positive integer below 2147483648"),
+        ({"dim": 66}, "dim is not usable: found 66, expected a multiple of n_heads (4)"),
+        ({"n_heads": 64, "n_kv_heads": 64}, "dim / n_heads is not usable: found 1, expected an even number"),
+        ({"n_kv_heads": 3}, "n_kv_heads is not usable: found 3, expected a divisor of n_heads (4)"),
+        ({"n_kv_heads": -1}, "n_kv_heads is not usable: found -1, expected a positive integer below 2147483648"),
+        # Before names are made for so many.
+        ({"n_layers": (1 << 31) - 1}, "states more layers than the model has tensors: found 2147483647, expected 21"),
+        ({"n_layers": 10**300}, f"n_layers is not usable: found {10**300}, expected a positive integer below"),
+        ({"n_layers": 2.0}, "n_layers is not usable: found 2.0, expected a positive integer"),
+        ({"norm_eps": -1}, "norm_eps is not usable: found -1, expected a positive number"),
+        ({"rope_theta": "x"}, "rope_theta is not usable: found 'x', expected a positive number"),
+        (
+            {"use_scaled_rope": True, "rope_scaling_factor": -1},
+            "rope_scaling_factor is not usable: found -1, expected a positive number, which llama3 scaling needs",
+        ),
+        (
+            {"use_scaled_rope": True, "rope_high_freq_factor": 1},
+            "rope_high_freq_factor is not usable: found 1, expected more than low_freq_factor (1.0), and that above 0",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_params_json_is_told_by_its_keys(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    write_meta(tmp_path / "m", 1)
+    path = tmp_path / "m" / "params.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ArchitectureError) as raised:
+        fastconv.convert(tmp_path / "m", tmp_path / "out.gguf")
+    assert str(raised.value).startswith(f"{path}: {message}")
+
+
 @pytest.mark.parametrize("n_parts", [1, 2])
 @pytest.mark.parametrize("rows", [False, True], ids=["embedding-columns", "embedding-rows"])
 def test_meta(tmp_path: Path, reference, n_parts: int, rows: bool) -> None:

@@ -332,7 +332,7 @@ N_EMBD, N_HEAD, N_LAYER = 1, 3, 4
         (N_HEAD, 0, "n_embd is not a multiple of n_head"),
         (N_EMBD, 0, "n_embd is not a multiple of n_head"),
         (N_HEAD, 3, "n_embd is not a multiple of n_head"),
-        (N_HEAD, 64, "head_dim is not usable"),
+        (N_HEAD, 64, "n_embd / n_head is not usable: found 1, expected an even number"),
         (N_EMBD, 4096, "layers.0.attention.wk.weight: holds no whole heads"),
         (N_LAYER, 1, "layers.1.attention.wq.weight: is not a tensor of this architecture"),
         (N_LAYER, 3, "layers.2.attention.wq.weight: is missing"),

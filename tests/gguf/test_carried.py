@@ -260,10 +260,14 @@ FULL = {
         ),
         ({}, {"lora": "a"}, r"llama.attention.head_count is missing: expected an integer"),
         (FULL | {"context_length": 1.5}, {"lora": "a"}, r"llama.context_length is not usable: found 1.5"),
-        (FULL | {"attention.head_count_kv": 3}, {"lora": "a"}, r"num_key_value_heads is not usable"),
+        (
+            FULL | {"attention.head_count_kv": 3},
+            {"lora": "a"},
+            r"llama.attention.head_count_kv is not usable: found 3, expected a divisor of llama.attention.head_count ",
+        ),
         (FULL | {"attention.value_length": 8}, {"lora": "a"}, r"attention.value_length is not the size of a head"),
         (FULL | {"rope.dimension_count": 8}, {"lora": "a"}, r"rope.dimension_count is not the size of a head"),
-        (FULL | {"rope.scaling.type": "odd"}, {"lora": "a"}, r"rope_scaling.rope_type is not usable: found 'odd'"),
+        (FULL | {"rope.scaling.type": "odd"}, {"lora": "a"}, r"llama.rope.scaling.type is not usable: found 'odd'"),
         (FULL, {"lora": "a"}, r"tensor output_norm.weight: is missing; download or copy the checkpoint again"),
         (
             FULL | {"tensors": {"output.weight": np.ones((4, 64), np.float32)}},

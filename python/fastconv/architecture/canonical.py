@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastconv.architecture import gguf_keys
+from fastconv.architecture import gguf_keys, meta_params
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.architecture.litgpt.marks import holds_lit_names
 from fastconv.architecture.llama import LLAMA
-from fastconv.architecture.meta_params import as_hf_config
 from fastconv.architecture.registry import spec_for, spec_named
 from fastconv.architecture.rope import halves_from_interleaved
 from fastconv.architecture.spec import ArchitectureSpec, CanonicalModel, NamedModel, TensorRule
@@ -106,7 +105,8 @@ def _from_gguf(checkpoint: Checkpoint) -> CanonicalModel:
     wanted = _wanted(checkpoint.tensors, gguf_keys.IGNORED, checkpoint.path)
     config = gguf_keys.as_hf_config(checkpoint.metadata, checkpoint.tensors, checkpoint.path)
     config |= {"architectures": [spec.hf_classes[0]], "model_type": spec.name}
-    hparams = _located(spec, config, checkpoint.path, len(wanted))
+    keys = {key: f"{spec.name}.{stored}" for key, stored in gguf_keys.KEYS.items()}
+    hparams = _located(spec, config, checkpoint.path, len(wanted), keys)
     expected = {name: rule for rule, _, name in instances(spec, hparams)}
     canonical = {stored: name for name, stored in gguf_keys.gguf_names(spec, expected).items()}
     tensors: dict[str, LazyTensor] = {}
@@ -129,7 +129,7 @@ def _from_meta(checkpoint: Checkpoint, n_ctx: int | None) -> CanonicalModel:
     params = checkpoint.config.get("model")
     params = params if isinstance(params, dict) else checkpoint.config
     joined = _joined_parts(checkpoint, params.get("dim"))
-    return _under_meta_names(checkpoint, joined, params, params_path, n_ctx)
+    return _under_meta_names(checkpoint, joined, params, params_path, n_ctx, meta_params.KEYS)
 
 
 def _from_ggjt(
@@ -141,7 +141,7 @@ def _from_ggjt(
     given = ggjt_header.Given(n_ctx, norm_eps, rope_base)
     joined = _joined_parts(checkpoint, checkpoint.metadata["n_embd"])
     params = ggjt_header.as_params(checkpoint.metadata, joined, checkpoint.path, given)
-    model = _under_meta_names(checkpoint, joined, params, checkpoint.path, given.n_ctx)
+    model = _under_meta_names(checkpoint, joined, params, checkpoint.path, given.n_ctx, ggjt_header.KEYS)
     title, _ = os.path.splitext(os.path.basename(checkpoint.path))
     return replace(model, notes=ggjt_header.assumption_notes(model.hparams, given), title=title)
 
@@ -152,10 +152,11 @@ def _under_meta_names(
     params: dict[str, Any],
     params_path: str,
     n_ctx: int | None,
+    keys: Mapping[str, str],
 ) -> CanonicalModel:
     spec = LLAMA
-    config = as_hf_config(params, lambda name: joined[name].shape, n_ctx)
-    hparams = _located(spec, config, params_path, len(joined))
+    config = meta_params.as_hf_config(params, lambda name: joined[name].shape, n_ctx, params_path)
+    hparams = _located(spec, config, params_path, len(joined), keys)
     names = _meta_names(spec, hparams)
     tensors: dict[str, LazyTensor] = {}
     source_names: dict[str, str] = {}
@@ -183,12 +184,21 @@ def _proven(checkpoint: Checkpoint, model: NamedModel) -> CanonicalModel:
     return _checked(checkpoint, spec, hparams, model.tensors, model.config, model.source_names)
 
 
-def _located(spec: ArchitectureSpec, config: dict[str, Any], path: str, n_tensors: int) -> Hyperparameters:
+def _located(
+    spec: ArchitectureSpec, config: dict[str, Any], path: str, n_tensors: int, keys: Mapping[str, str] | None = None
+) -> Hyperparameters:
+    """keys: of config.json -> as the source calls them, None: the same."""
+
+    def in_source(text: str) -> str:
+        names = "|".join(map(re.escape, sorted(keys or (), key=len, reverse=True)))
+        return re.sub(rf"\b({names})\b", lambda found: (keys or {})[found[0]], text) if names else text
+
     try:
         hparams = spec.hyperparameters(config)
     except ArchitectureError as error:
+        expected = None if error.expected is None else in_source(str(error.expected))
         raise ArchitectureError(
-            error.what, file=path, found=error.found, expected=error.expected, fix=error.fix
+            in_source(error.what), file=path, found=error.found, expected=expected, fix=error.fix
         ) from None
     if hparams.n_layer > n_tensors:  # before names are made for all of them
         raise ArchitectureError(

@@ -19,6 +19,14 @@ from fastconv.types import TYPES
 _LLAMA_1_EPS = 1e-6
 _UNKNOWN_EPS = 5e-6
 
+# Of config.json -> of the header.
+KEYS = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "head_dim": "n_embd / n_head",
+}
+
 
 @record(eq=True)
 class Given:

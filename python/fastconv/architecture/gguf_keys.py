@@ -21,6 +21,21 @@ IGNORED = (r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\
 
 # What llama3 scaling has in all of Meta's releases; the factor itself is the largest of the tensor.
 _LLAMA3_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+# Of config.json -> of GGUF, behind the architecture's name.
+KEYS = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "max_position_embeddings": "context_length",
+    "head_dim": "attention.key_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+    "rope_scaling.rope_type": "rope.scaling.type",
+    "rope_scaling.factor": "rope.scaling.factor",
+}
+_NEEDED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "max_position_embeddings")
 _YARN_KEYS = {
     "yarn_ext_factor": "extrapolation_factor",
     "yarn_attn_factor": "attention_factor",
@@ -36,16 +51,12 @@ def as_hf_config(values: Mapping[str, Any], tensors: Mapping[str, LazyTensor], p
     (rotated in part, or keys and values of two sizes).
     """
     reader = _Reader(values, path)
-    head_count = reader.integer("attention.head_count")
-    config: dict[str, Any] = {
-        "hidden_size": reader.integer("embedding_length"),
-        "num_hidden_layers": reader.integer("block_count"),
-        "intermediate_size": reader.integer("feed_forward_length"),
-        "num_attention_heads": head_count,
-        "num_key_value_heads": reader.integer("attention.head_count_kv", head_count),
-        "max_position_embeddings": reader.integer("context_length"),
-        "rms_norm_eps": reader.real("attention.layer_norm_rms_epsilon"),
-        "rope_theta": reader.real("rope.freq_base", 10000.0),
+    head_count = reader.integer(KEYS["num_attention_heads"])
+    config: dict[str, Any] = {key: reader.integer(KEYS[key]) for key in _NEEDED}
+    config |= {
+        "num_key_value_heads": reader.integer(KEYS["num_key_value_heads"], head_count),
+        "rms_norm_eps": reader.real(KEYS["rms_norm_eps"]),
+        "rope_theta": reader.real(KEYS["rope_theta"], 10000.0),
         "tie_word_embeddings": "output.weight" not in tensors,
         "attention_bias": "blk.0.attn_q.bias" in tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
@@ -56,7 +67,7 @@ def as_hf_config(values: Mapping[str, Any], tensors: Mapping[str, LazyTensor], p
             "is missing or not a matrix", file=path, tensor="token_embd.weight", fix="download or make the file again"
         )
     config["vocab_size"] = embedding.shape[0]
-    head_dim = reader.integer("attention.key_length", config["hidden_size"] // max(head_count, 1))
+    head_dim = reader.integer(KEYS["head_dim"], config["hidden_size"] // max(head_count, 1))
     for key in ("attention.value_length", "rope.dimension_count"):
         if reader.integer(key, head_dim) != head_dim:
             raise ArchitectureError(
@@ -92,11 +103,11 @@ def _rope_scaling(reader: _Reader, factors: LazyTensor | None, path: str) -> dic
         if factors.dtype != "f32" or factors.n_elements == 0:
             raise ArchitectureError("holds no f32 factors", file=path, tensor=ROPE_FACTORS, found=factors.dtype)
         return {"rope_type": "llama3", "factor": float(factors.numpy().max()), **_LLAMA3_SCALING}
-    kind = reader.text("rope.scaling.type", "none")
+    kind = reader.text(KEYS["rope_scaling.rope_type"], "none")
     if kind == "none":
         return None
     scaling: dict[str, Any] = {"rope_type": kind}
-    if (factor := reader.real("rope.scaling.factor", 0.0)) > 0:
+    if (factor := reader.real(KEYS["rope_scaling.factor"], 0.0)) > 0:
         scaling["factor"] = factor
     if n_ctx := reader.integer("rope.scaling.original_context_length", 0):
         scaling["original_max_position_embeddings"] = n_ctx

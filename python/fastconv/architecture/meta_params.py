@@ -7,21 +7,33 @@ from typing import Any
 
 from fastconv.errors import ArchitectureError
 
+# Of config.json -> of params.json.
+KEYS = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "rms_norm_eps": "norm_eps",
+    "head_dim": "dim / n_heads",
+    "rope_scaling.factor": "rope_scaling_factor",
+    "rope_scaling.high_freq_factor": "rope_high_freq_factor",
+}
+
 
 def as_hf_config(
-    params: dict[str, Any], shape_of: Callable[[str], tuple[int, ...]], n_ctx: int | None
+    params: dict[str, Any], shape_of: Callable[[str], tuple[int, ...]], n_ctx: int | None, path: str = "params.json"
 ) -> dict[str, Any]:
     """A config.json for a Meta checkpoint.
 
-    params: params.json. shape_of: full (joined) shape of a Meta tensor name. n_ctx: the user's, None: as released
-    (params.json is silent): 2048 for Llama 1, 4096 for Llama 2, 16384 for Code Llama, 8192 for Llama 3, 131072 for its
-    rope-scaled successors. Raises ArchitectureError where a needed key is missing.
+    params: params.json, path: where it is. shape_of: full (joined) shape of a Meta tensor name. n_ctx: the user's,
+    None: as released (params.json is silent): 2048 for Llama 1, 4096 for Llama 2, 16384 for Code Llama, 8192 for
+    Llama 3, 131072 for its rope-scaled successors. Raises ArchitectureError where a needed key is missing.
     """
     params = params.get("model", params) if isinstance(params.get("model"), dict) else params
     for key in ("dim", "n_layers", "n_heads"):
         if type(params.get(key)) is not int or params[key] <= 0:
             raise ArchitectureError(
-                f"{key} is not usable", file="params.json", found=repr(params.get(key)), expected="a positive integer"
+                f"{key} is not usable", file=path, found=repr(params.get(key)), expected="a positive integer"
             )
     theta = params.get("rope_theta") or 10000.0
     eps = params.get("norm_eps") or 1e-6
