@@ -29,7 +29,6 @@ def as_hf_config(
     None: as released (params.json is silent): 2048 for Llama 1, 4096 for Llama 2, 16384 for Code Llama, 8192 for
     Llama 3, 131072 for its rope-scaled successors. Raises ArchitectureError where a needed key is missing.
     """
-    params = params.get("model", params) if isinstance(params.get("model"), dict) else params
     for key in ("dim", "n_layers", "n_heads"):
         if type(params.get(key)) is not int or params[key] <= 0:
             raise ArchitectureError(

@@ -24,27 +24,19 @@ def same_content(first: LazyTensor, second: LazyTensor) -> bool:
     """Whether two tensors have equal shapes and values; stops at the first chunk that differs."""
     if first.shape != second.shape:
         return False
-    raw = first.dtype == second.dtype and _is_contiguous(first) and _is_contiguous(second)
+    raw = first.dtype == second.dtype and _lies_in_a_file(first) and _lies_in_a_file(second)
     import numpy as np
 
     pairs = zip(_chunks(first, raw), _chunks(second, raw), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def _is_contiguous(tensor: LazyTensor) -> bool:
-    piece = tensor.pieces[0]
-    packed = piece.col_stride == 1 and (piece.n_rows == 1 or piece.row_stride == piece.n_cols)
-    column = piece.n_cols == 1 and piece.row_stride == 1
-    return (
-        len(tensor.pieces) == 1
-        and tensor.rows is None
-        and isinstance(piece.storage, FileStorage)
-        and (packed or column)
-    )
+def _lies_in_a_file(tensor: LazyTensor) -> bool:
+    return tensor.is_packed and isinstance(tensor.pieces[0].storage, FileStorage)
 
 
 def _chunks(tensor: LazyTensor, raw: bool) -> Iterator[np.ndarray]:
-    """raw: the bytes as stored, of a contiguous tensor. Otherwise rows decoded to float32."""
+    """raw: the bytes as stored, of a packed tensor. Otherwise rows decoded to float32."""
     if raw:
         piece = tensor.pieces[0]
         assert isinstance(piece.storage, FileStorage)

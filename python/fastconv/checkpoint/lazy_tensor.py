@@ -132,25 +132,8 @@ class LazyTensor:
         """The transpose of a 2-D tensor. Raises ValueError for other ranks and for rearranged rows."""
         if len(self.shape) != 2 or self.rows is not None:
             raise ValueError(f"{self.name}: only a 2-D tensor with its rows in order can be transposed")
-        pieces = tuple(
-            replace(
-                p,
-                row_stride=p.col_stride,
-                col_stride=p.row_stride,
-                row=p.col,
-                n_rows=p.n_cols,
-                col=p.row,
-                n_cols=p.n_rows,
-            )
-            for p in self.pieces
-        )
-        return replace(
-            self,
-            shape=self.shape[::-1],
-            n_rows=self.n_cols,
-            n_cols=self.n_rows,
-            pieces=pieces,
-        )
+        pieces = tuple(_turned(p, p.col_stride, p.row_stride) for p in self.pieces)
+        return replace(self, shape=self.shape[::-1], n_rows=self.n_cols, n_cols=self.n_rows, pieces=pieces)
 
     @classmethod
     def joined(cls, name: str, parts: Sequence[LazyTensor], axis: int) -> LazyTensor:
@@ -200,6 +183,14 @@ class LazyTensor:
         return sum(stored_bytes(p.type, p.n_rows * p.n_cols) or 0 for p in self.pieces)
 
     @property
+    def is_packed(self) -> bool:
+        """Whether its elements lie one after the other, in order and in one place, as files store tensors."""
+        piece = self.pieces[0]
+        in_rows = piece.col_stride == 1 or piece.n_cols <= 1
+        in_order = piece.row_stride == piece.n_cols or piece.n_rows <= 1
+        return len(self.pieces) == 1 and self.rows is None and in_rows and in_order
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Paths of the input files that hold it, each once."""
         return tuple(dict.fromkeys(p.storage.path for p in self.pieces if isinstance(p.storage, FileStorage)))
@@ -208,33 +199,11 @@ class LazyTensor:
         """A 1-D tensor as a matrix of one column; its shape stays."""
         if self.n_cols == 1:
             return self
-        pieces = tuple(
-            replace(
-                p,
-                row_stride=p.col_stride,
-                col_stride=1,
-                row=p.col,
-                n_rows=p.n_cols,
-                col=0,
-                n_cols=1,
-            )
-            for p in self.pieces
-        )
+        pieces = tuple(_turned(p, p.col_stride, 1) for p in self.pieces)
         return replace(self, n_rows=self.n_cols, n_cols=1, pieces=pieces)
 
     def _as_row(self) -> LazyTensor:
-        pieces = tuple(
-            replace(
-                p,
-                row_stride=p.n_rows,
-                col_stride=p.row_stride,
-                row=0,
-                n_rows=1,
-                col=p.row,
-                n_cols=p.n_rows,
-            )
-            for p in self.pieces
-        )
+        pieces = tuple(_turned(p, p.n_rows, p.row_stride) for p in self.pieces)
         return replace(self, n_rows=1, n_cols=self.n_rows, pieces=pieces)
 
     def native(self) -> _native.Source:
@@ -279,6 +248,11 @@ class LazyTensor:
                 raise CheckpointError(
                     "has a type that cannot be decoded", file=piece.storage.path, tensor=self.name, found=piece.type
                 )
+
+
+def _turned(p: Piece, row_stride: int, col_stride: int) -> Piece:
+    """Rows and columns change places; the strides are those of the result."""
+    return Piece(p.storage, p.type, p.offset, row_stride, col_stride, p.col, p.n_cols, p.row, p.n_rows)
 
 
 def _native_piece(piece: Piece) -> _native.Piece:

@@ -6,10 +6,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastconv.errors import CheckpointError
+from fastconv.record import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,12 +118,12 @@ class FileStorage:
         return f"FileStorage({self.path!r})"
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class ArrayStorage:
     """A C-contiguous array in memory, for the few small tensors that no file holds (rope_freqs)."""
 
     array: np.ndarray
-    path: str = field(default="memory")
+    path: str = "memory"
 
     @property
     def size(self) -> int:

@@ -193,10 +193,9 @@ def _find_directory(storage: FileStorage) -> tuple[int, int, int]:
         _, disk, end64_offset, n_disks = _LOCATOR64.unpack(locator)
         if disk or n_disks > 1 or end64_offset + _END64.size > locator_at:
             raise _damaged(storage, "zip64 locator is malformed")
-        _, record_size, _, _, disk, first_disk, here64, members64, size64, offset64 = _END64.unpack(
+        signature, record_size, _, _, disk, first_disk, here64, members64, size64, offset64 = _END64.unpack(
             storage.read(end64_offset, _END64.size)
         )
-        signature = storage.read(end64_offset, 4)
         if signature != b"PK\x06\x06" or disk or first_disk or here64 != members64:
             raise _damaged(storage, "zip64 end of directory is malformed")
         if record_size + 12 + end64_offset != locator_at:

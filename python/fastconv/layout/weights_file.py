@@ -70,8 +70,6 @@ def _element_type(stored: str, file_type: FileType, *, is_changed: bool) -> str:
 
 
 def _can_be_copied(merged: MergedTensor) -> bool:
-    tensor, piece = merged.base, merged.base.pieces[0]
-    packed = piece.col_stride == 1 or piece.n_cols == 1
-    in_order = tensor.rows is None and (piece.row_stride == piece.n_cols or piece.n_rows == 1)
-    single = len(tensor.pieces) == 1 and isinstance(piece.storage, FileStorage)
-    return single and packed and in_order and not merged.deltas and tensor.dtype in ELEMENT_BITS
+    tensor = merged.base
+    in_file = tensor.is_packed and isinstance(tensor.pieces[0].storage, FileStorage)
+    return in_file and not merged.deltas and tensor.dtype in ELEMENT_BITS

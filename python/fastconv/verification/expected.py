@@ -128,7 +128,7 @@ def _job(
     """The job whose output the stored tensor is; f32 in place of a type that is only decoded. None: not even that."""
     info = TYPES.get(stored.dtype)
     pieces = {piece.type for piece in merged.base.pieces}
-    if info is None or not _is_packed(stored):
+    if info is None or not stored.is_packed:
         return None
     copies = pieces == {stored.dtype} and not merged.deltas
     written = stored.dtype if copies or (info.encodes and (is_weighted or not info.needs_importance)) else "f32"
@@ -138,12 +138,6 @@ def _job(
         return None
     output = TensorOutput(0, written, 0, 0)
     return TensorJob(name, source_name, merged.base.shape, merged.base, merged.deltas, (output,))
-
-
-def _is_packed(tensor: LazyTensor) -> bool:
-    piece = tensor.pieces[0]
-    in_order = piece.col_stride == 1 and (piece.n_rows <= 1 or piece.row_stride == piece.n_cols)
-    return len(tensor.pieces) == 1 and tensor.rows is None and in_order
 
 
 def _dims(shape: tuple[int, ...]) -> tuple[int, ...]:
