@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 
 from fastconv.errors import UsageError
 from fastconv.paths import is_path
@@ -94,6 +95,14 @@ class ConvertRequest:
     nonfinite: str = "error"
 
     def __post_init__(self) -> None:
+        self._check_paths()
+        self._check_choices()
+        self._check_numbers()
+        self._check_target()
+        self._check_outtypes()
+        self._check_recipe()
+
+    def _check_paths(self) -> None:
         for option, path in (
             ("the source", self.source),
             ("--outfile", self.outfile),
@@ -106,18 +115,24 @@ class ConvertRequest:
                 raise UsageError(f"{option} is an empty name")
             if path is not None and not is_path(path):
                 raise UsageError(f"{option} is no name that a file can have", found=ascii(path))
-        if any(pattern == "" for pattern, _ in self.tensor_types):
-            raise UsageError("the pattern of --tensor-type is empty")
         if self.outfile == "-":
             raise UsageError("cannot write to standard output: a file is written at many places at once")
-        if self.to not in TARGETS:
-            raise UsageError("unknown target", found=self.to, expected=f"one of {', '.join(TARGETS)}")
-        if self.nonfinite not in NON_FINITE:
-            raise UsageError("unknown --nonfinite", found=self.nonfinite, expected=f"one of {', '.join(NON_FINITE)}")
-        if self.vocab_kind is not None and self.vocab_kind not in VOCABULARY_KINDS:
-            raise UsageError(
-                "unknown --vocabtype", found=self.vocab_kind, expected=f"one of {', '.join(VOCABULARY_KINDS)}"
-            )
+
+    def _check_choices(self) -> None:
+        choices: list[tuple[str, str, Collection[str]]] = [
+            ("target", self.to, TARGETS),
+            ("--nonfinite", self.nonfinite, NON_FINITE),
+            ("--litgpt-layout", self.litgpt_layout, LITGPT_LAYOUTS),
+        ]
+        if self.vocab_kind is not None:
+            choices.append(("--vocabtype", self.vocab_kind, VOCABULARY_KINDS))
+        if self.weights_format is not None:
+            choices.append(("--format", self.weights_format, WEIGHTS_FORMATS))
+        for option, found, known in choices:
+            if found not in known:
+                raise UsageError(f"unknown {option}", found=found, expected=f"one of {', '.join(known)}")
+
+    def _check_numbers(self) -> None:
         for option, number, largest in (
             ("--concurrency", self.threads, MOST_THREADS),
             ("--ctx", self.n_ctx, _LONGEST_CONTEXT),
@@ -129,18 +144,21 @@ class ConvertRequest:
         for option, value in (("--rms-eps", self.rms_eps), ("--rope-base", self.rope_base)):
             if value is not None and not _LEAST_REAL <= value <= _LARGEST_REAL:
                 raise UsageError(f"{option} is out of range", found=value, expected="a positive number")
-        if self.weights_format is not None and self.weights_format not in WEIGHTS_FORMATS:
-            expected = f"one of {', '.join(WEIGHTS_FORMATS)}"
-            raise UsageError("unknown --format", found=self.weights_format, expected=expected)
-        if self.weights_format is not None and TARGETS[self.to][0] != "hf":
+
+    def _check_target(self) -> None:
+        """Options that not every format has, and those that exclude one another."""
+        if self.weights_format is not None and self.layout != "hf":
             raise UsageError("--format is for --to hf", found=f"--to {self.to}")
         if self.provenance and not self._has_place_for_provenance():
             raise UsageError("--provenance is for GGUF and safetensors", found=f"--to {self.to}")
-        if self.litgpt_layout not in LITGPT_LAYOUTS:
-            expected = f"one of {', '.join(LITGPT_LAYOUTS)}"
-            raise UsageError("unknown --litgpt-layout", found=self.litgpt_layout, expected=expected)
         if self.resume and not self.sync:
             raise UsageError("--resume goes on from what is on the disk: it does not go with --no-sync")
+        if self.vocab_only and self.layout in _FOLDERS:
+            raise UsageError("--vocab-only is for GGUF and GGJT", found=f"--to {self.to}")
+        if self.vocab_only and (self.adapters or len(self.outtypes) > 1):
+            raise UsageError("--vocab-only writes no tensors: it goes with neither --lora nor several types")
+
+    def _check_outtypes(self) -> None:
         if not self.outtypes:
             raise UsageError("no output type was given")
         if len({name.lower() for name in self.outtypes}) != len(self.outtypes):
@@ -151,13 +169,10 @@ class ConvertRequest:
                 found=self.outfile,
                 fix="put {type} where the type belongs",
             )
-        if self.vocab_only and TARGETS[self.to][0] in _FOLDERS:
-            raise UsageError("--vocab-only is for GGUF and GGJT", found=f"--to {self.to}")
-        if self.vocab_only and (self.adapters or len(self.outtypes) > 1):
-            raise UsageError("--vocab-only writes no tensors: it goes with neither --lora nor several types")
-        self._check_recipe()
 
     def _check_recipe(self) -> None:
+        if any(pattern == "" for pattern, _ in self.tensor_types):
+            raise UsageError("the pattern of --tensor-type is empty")
         given = [
             option
             for option, value in (
@@ -171,7 +186,7 @@ class ConvertRequest:
         ]
         if given and self.vocab_only:
             raise UsageError(f"--vocab-only writes no tensors: {given[0]} means nothing")
-        if given and TARGETS[self.to][0] != "gguf":
+        if given and self.layout != "gguf":
             raise UsageError(f"{given[0]} is for GGUF", found=f"--to {self.to}")
         if self.leave_output_tensor and self.output_tensor_type is not None:
             raise UsageError("--leave-output-tensor and --output-tensor-type contradict each other")
@@ -181,13 +196,16 @@ class ConvertRequest:
         if self.outfile is not None:
             return self.outfile.replace("{type}", type_name).replace("{ftype}", type_name)
         folder = self.source if os.path.isdir(self.source) else os.path.dirname(os.path.abspath(self.source))
-        kind = TARGETS[self.to][0]
-        if kind in _FOLDERS:
-            kept = self.outtypes == ("auto",)
-            return os.path.join(folder, _FOLDERS[kind] if kept else f"{_FOLDERS[kind]}-{type_name}")
-        stem = "vocab" if self.vocab_only else type_name
-        extension = "gguf" if kind == "gguf" else "bin"
-        return os.path.join(folder, f"ggml-{'' if self.vocab_only else 'model-'}{stem}.{extension}")
+        if self.layout in _FOLDERS:
+            name = _FOLDERS[self.layout]
+            return os.path.join(folder, name if self.outtypes == ("auto",) else f"{name}-{type_name}")
+        stem = "vocab" if self.vocab_only else f"model-{type_name}"
+        return os.path.join(folder, f"ggml-{stem}.{'gguf' if self.layout == 'gguf' else 'bin'}")
+
+    @property
+    def layout(self) -> str:
+        """The format of the target, without its version."""
+        return TARGETS[self.to][0]
 
     @property
     def checkpoint_path(self) -> str:
@@ -197,7 +215,7 @@ class ConvertRequest:
     @property
     def is_folder_target(self) -> bool:
         """Whether a folder of files is written, rather than one file."""
-        return TARGETS[self.to][0] in _FOLDERS and self._outfile_format() is None
+        return self.layout in _FOLDERS and self._outfile_format() is None
 
     @property
     def weights_kind(self) -> str:
