@@ -24,7 +24,7 @@ from fastconv.layout.leftovers import remove_leftovers
 from fastconv.layout.output_file import OutputFile, check_targets, write_error
 from fastconv.layout.output_folder import OutputFolder
 from fastconv.layout.sha256_file import SUFFIX, sum_line
-from fastconv.layout.targets import Layout, layout_for
+from fastconv.layout.targets import Contents, Layout, layout_for
 from fastconv.memory_bounds import check_vocabulary_room, scratch_bound
 from fastconv.paths import exists, is_folder
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
@@ -106,13 +106,12 @@ class Preparation:
 
 @record
 class OpenedSource:
-    """A source as its target wants it. tensors: by canonical name, with deltas, rows in the target's order."""
+    """A source as its target wants it. adapted: before its rows took the target's order."""
 
     checkpoint: Checkpoint
-    layout: Layout
+    layout: Layout[NamedModel]
     adapted: AdaptedModel[NamedModel]
-    vocabulary: Vocabulary | None
-    tensors: dict[str, MergedTensor]
+    contents: Contents[NamedModel]
 
 
 @system_errors_told()
@@ -121,38 +120,37 @@ def open_source(request: ConvertRequest) -> OpenedSource:
     engine.instruction_set()
     checkpoint = open_checkpoint(request.checkpoint_path)
     layout = layout_for(request, checkpoint)
-    adapted = attach_adapters(layout.open_model(checkpoint, request), request.adapters, _lit_options(request))
+    adapted = attach_adapters(layout.open_model(), request.adapters, _lit_options(request))
     check_vocabulary_room(request, checkpoint, adapted.model, is_written=layout.has_vocabulary)
     vocabulary = _vocabulary(request, checkpoint, adapted.model) if layout.has_vocabulary else None
     tensors = {} if request.vocab_only else layout.arrange(adapted.model, adapted.tensors)
-    return OpenedSource(checkpoint, layout, adapted, vocabulary, tensors)
+    return OpenedSource(checkpoint, layout, adapted, Contents(adapted.model, tensors, vocabulary))
 
 
 @system_errors_told()
 def prepare(request: ConvertRequest) -> Preparation:
     """Everything that can fail before the first byte of output. Raises a FastconvError with what is wrong."""
     source = open_source(request)
-    checkpoint, layout, adapted, tensors = source.checkpoint, source.layout, source.adapted, source.tensors
-    model = adapted.model
-    file_types = file_types_of(request, layout, model)
+    contents, adapted = source.contents, source.adapted
+    file_types = file_types_of(source)
     recipe = recipe_for(request, _open_imatrix(request), file_types)
     files = tuple(
         _planned(request, file_type, laid_out)
         for file_type in file_types
-        for laid_out in layout.lay_out(model, tensors, source.vocabulary, file_type, request, recipe)
+        for laid_out in source.layout.lay_out(contents, file_type, recipe)
     )
     check_targets(
         {file.path: file.laid_out.size - _kept_bytes(request, file) for file in files},
-        _input_files(request, checkpoint, adapted.tensors),
+        _input_files(request, source.checkpoint, adapted.tensors),
         overwrite=request.overwrite,
         folders={file.folder for file in files if file.folder is not None},
     )
-    jobs = _jobs(model, tensors, [file.laid_out for file in files])
+    jobs = _jobs(contents, [file.laid_out for file in files])
     jobs, importance_notes = with_importance(jobs, [file.type for file in files], recipe.imatrix)
     check_types(jobs)
     max_memory = scratch_bound(request, jobs)
     stale = () if request.checksum else tuple(_stale_sums(file.path for file in files))
-    notes = (*model.notes, *requantization_notes(jobs), *importance_notes, *stale)
+    notes = (*contents.model.notes, *requantization_notes(jobs), *importance_notes, *stale)
     return Preparation(
         request,
         files,
@@ -397,12 +395,12 @@ def _planned(request: ConvertRequest, file_type: FileType, laid_out: LaidOut) ->
     return PlannedFile(os.path.join(target, laid_out.name), file_type, laid_out, target)
 
 
-def file_types_of(request: ConvertRequest, layout: Layout, model: NamedModel) -> tuple[FileType, ...]:
+def file_types_of(source: OpenedSource) -> tuple[FileType, ...]:
     """The file types asked for, each once, auto settled by the types of the model's matrices."""
-    matrices = [tensor.dtype for tensor in model.tensors.values() if len(tensor.shape) > 1]
+    matrices = [tensor.dtype for tensor in source.contents.model.tensors.values() if len(tensor.shape) > 1]
     chosen = (
-        layout.auto_type(auto_file_type(matrices)) if name.lower() == "auto" else file_type(name)
-        for name in request.outtypes
+        source.layout.auto_type(auto_file_type(matrices)) if name.lower() == "auto" else file_type(name)
+        for name in source.layout.request.outtypes
     )
     return tuple(dict.fromkeys(chosen))
 
@@ -435,7 +433,7 @@ def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mappi
     return list(files)
 
 
-def _jobs(model: NamedModel, tensors: Mapping[str, MergedTensor], layouts: Sequence[LaidOut]) -> tuple[TensorJob, ...]:
+def _jobs(contents: Contents[NamedModel], layouts: Sequence[LaidOut]) -> tuple[TensorJob, ...]:
     """One job per source tensor, in the order of the first file, with an output per file that holds it."""
     outputs: dict[str, list[TensorOutput]] = {}
     names: dict[str, str] = {}
@@ -447,15 +445,8 @@ def _jobs(model: NamedModel, tensors: Mapping[str, MergedTensor], layouts: Seque
             names.setdefault(placed.canonical, placed.name)
     jobs = []
     for canonical, name in names.items():
-        merged = tensors[canonical]
-        jobs.append(
-            TensorJob(
-                name,
-                model.source_names.get(canonical, canonical),
-                merged.base.shape,
-                merged.base,
-                merged.deltas,
-                tuple(outputs[canonical]),
-            )
-        )
+        merged = contents.tensors[canonical]
+        source_name = contents.model.source_names.get(canonical, canonical)
+        placed_in = tuple(outputs[canonical])
+        jobs.append(TensorJob(name, source_name, merged.base.shape, merged.base, merged.deltas, placed_in))
     return tuple(jobs)

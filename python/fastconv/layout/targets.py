@@ -1,10 +1,12 @@
-"""The formats that --to names, behind one record. A layout is imported when it is asked for."""
+"""The formats that --to names: a class each, asked the same questions. A layout is imported when it is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Generic
 
+from fastconv.adapter.attach import Model
 from fastconv.adapter.delta import MergedTensor
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
@@ -19,129 +21,160 @@ from fastconv.vocab.vocabulary import Vocabulary
 
 
 @record
-class Layout:
-    """What a format decides.
+class Contents(Generic[Model]):
+    """What files are made of. model: after its adapters. tensors: by canonical name, with deltas, rows in the format's
+    order. vocabulary: None where the format's files hold none."""
 
-    open_model: the checkpoint as the format needs it. has_vocabulary: it holds one. arrange: (model, tensors by
-    canonical name) -> tensors in the format's row order, those included that it has and no checkpoint. lay_out: (model,
-    arranged tensors, vocabulary or None, file type, request, recipe) -> the files, of a folder if they have names;
-    raises PlanError for what it cannot hold. auto_type: what --outtype auto means, given the file type that would keep
-    the input's precision.
-    """
-
-    open_model: Callable[[Checkpoint, ConvertRequest], NamedModel]
-    has_vocabulary: bool
-    arrange: Callable[[Any, dict[str, MergedTensor]], dict[str, MergedTensor]]
-    lay_out: Callable[
-        [Any, Mapping[str, MergedTensor], Vocabulary | None, FileType, ConvertRequest, Recipe], tuple[LaidOut, ...]
-    ]
-    auto_type: Callable[[FileType], FileType]
+    model: Model
+    tensors: Mapping[str, MergedTensor]
+    vocabulary: Vocabulary | None
 
 
-def layout_for(request: ConvertRequest, checkpoint: Checkpoint) -> Layout:
+class Layout(ABC, Generic[Model]):
+    """What a format decides of one conversion. has_vocabulary: whether its files hold one."""
+
+    has_vocabulary = False
+
+    def __init__(self, request: ConvertRequest, source: Checkpoint) -> None:
+        self.request = request
+        self.source = source
+
+    @abstractmethod
+    def open_model(self) -> Model:
+        """The source as the format needs it. Raises a FastconvError where it cannot be had so."""
+
+    def arrange(self, model: Model, tensors: dict[str, MergedTensor]) -> dict[str, MergedTensor]:
+        """tensors (by canonical name) in the format's row order, and those that it has and no checkpoint."""
+        return tensors
+
+    @abstractmethod
+    def lay_out(self, contents: Contents[Model], file_type: FileType, recipe: Recipe) -> tuple[LaidOut, ...]:
+        """The files, of a folder if they have names. Raises PlanError for what the format cannot hold."""
+
+    def auto_type(self, kept: FileType) -> FileType:
+        """What --outtype auto means. kept: the file type that would keep the input's precision."""
+        return kept
+
+
+def layout_for(request: ConvertRequest, source: Checkpoint) -> Layout[Any]:
     """The layout that --to names, for this source."""
-    kind = TARGETS[request.to][0]
-    return _gguf_carried(checkpoint) if kind == checkpoint.format == "gguf" else _LAYOUTS[kind](request, checkpoint)
+    kind = _GgufCarried if request.layout == source.format == "gguf" else _LAYOUTS[request.layout]
+    return kind(request, source)
 
 
-def _canonical(checkpoint: Checkpoint, request: ConvertRequest) -> CanonicalModel:
+class _Canonical(Layout[CanonicalModel]):
+    """Formats that need a table of the architecture."""
+
+    has_vocabulary = True
+
+    def open_model(self) -> CanonicalModel:
+        return _canonical(self.source, self.request)
+
+    def arrange(self, model: CanonicalModel, tensors: dict[str, MergedTensor]) -> dict[str, MergedTensor]:
+        return interleaved(model, tensors)
+
+
+class _Gguf(_Canonical):
+    def arrange(self, model: CanonicalModel, tensors: dict[str, MergedTensor]) -> dict[str, MergedTensor]:
+        from fastconv.layout.gguf import computed_tensors
+
+        return computed_tensors(model) | super().arrange(model, tensors)
+
+    def lay_out(self, contents: Contents[CanonicalModel], file_type: FileType, recipe: Recipe) -> tuple[LaidOut, ...]:
+        from fastconv.layout.gguf import lay_out
+
+        assert contents.vocabulary is not None
+        made_by = provenance(self.request)
+        model, tensors, vocabulary = contents.model, contents.tensors, contents.vocabulary
+        return (lay_out(model, tensors, vocabulary, file_type, recipe=recipe, provenance=made_by),)
+
+
+class _Ggjt(_Canonical):
+    def lay_out(self, contents: Contents[CanonicalModel], file_type: FileType, recipe: Recipe) -> tuple[LaidOut, ...]:
+        from fastconv.layout.ggjt import lay_out
+
+        assert contents.vocabulary is not None
+        model, tensors, vocabulary = contents.model, contents.tensors, contents.vocabulary
+        return (lay_out(model, tensors, vocabulary, file_type, self._version, recipe=recipe),)
+
+    def auto_type(self, kept: FileType) -> FileType:
+        from fastconv.layout.ggjt import auto_outtype
+
+        return FILE_TYPES[auto_outtype(kept.name, self._version)]
+
+    @property
+    def _version(self) -> int:
+        return TARGETS[self.request.to][1]
+
+
+class _GgufCarried(Layout[NamedModel]):
+    """GGUF to GGUF: nothing needs a table of the architecture but adapters, which go by canonical names."""
+
+    def open_model(self) -> NamedModel:
+        from fastconv.layout.gguf_carried import as_stored, check_request
+
+        check_request(self.request)
+        return _canonical(self.source, self.request) if self.request.adapters else as_stored(self.source)
+
+    def arrange(self, model: NamedModel, tensors: dict[str, MergedTensor]) -> dict[str, MergedTensor]:
+        from fastconv.layout.gguf_carried import arranged
+
+        return arranged(self.source, model, tensors)
+
+    def lay_out(self, contents: Contents[NamedModel], file_type: FileType, recipe: Recipe) -> tuple[LaidOut, ...]:
+        from fastconv.layout.gguf_carried import lay_out
+
+        return (lay_out(self.source, contents.tensors, file_type, self.request, recipe),)
+
+    def auto_type(self, kept: FileType) -> FileType:
+        from fastconv.layout.gguf_carried import kept_file_type
+
+        return kept_file_type(self.source)
+
+
+class _Hf(Layout[NamedModel]):
+    def open_model(self) -> NamedModel:
+        return _named(self.source, self.request)
+
+    def lay_out(self, contents: Contents[NamedModel], file_type: FileType, recipe: Recipe) -> tuple[LaidOut, ...]:
+        from fastconv.layout.hf import lay_out
+
+        return lay_out(self.source, contents.model, contents.tensors, file_type, self.request)
+
+    def auto_type(self, kept: FileType) -> FileType:
+        return KEPT if kept.is_float else FILE_TYPES["f16"]
+
+
+class _LitGpt(_Hf):
+    def open_model(self) -> NamedModel:
+        from fastconv.architecture.litgpt.gemma3 import text_checkpoint
+
+        return _named(text_checkpoint(self.source), self.request)
+
+    def arrange(self, model: NamedModel, tensors: dict[str, MergedTensor]) -> dict[str, MergedTensor]:
+        from fastconv.layout.litgpt import arranged
+
+        return arranged(model, tensors, self.request.litgpt_layout)
+
+    def lay_out(self, contents: Contents[NamedModel], file_type: FileType, recipe: Recipe) -> tuple[LaidOut, ...]:
+        from fastconv.layout.litgpt import lay_out
+
+        return lay_out(self.source, contents.model, contents.tensors, file_type, self.request)
+
+
+_LAYOUTS: dict[str, type[Layout[Any]]] = {"gguf": _Gguf, "ggjt": _Ggjt, "hf": _Hf, "litgpt": _LitGpt}
+
+
+def _canonical(source: Checkpoint, request: ConvertRequest) -> CanonicalModel:
     from fastconv.architecture.canonical import canonical_model
 
-    return canonical_model(checkpoint, request.n_ctx, **_source_options(request))
+    return canonical_model(source, request.n_ctx, **_source_options(request))
 
 
-def _gguf(request: ConvertRequest, source: Checkpoint) -> Layout:
-    from fastconv.layout import gguf
-
-    return Layout(
-        _canonical,
-        True,
-        lambda model, tensors: gguf.computed_tensors(model) | interleaved(model, tensors),
-        lambda model, tensors, vocabulary, file_type, request, recipe: (
-            gguf.lay_out(
-                model, tensors, _present(vocabulary), file_type, recipe=recipe, provenance=provenance(request)
-            ),
-        ),
-        lambda kept: kept,
-    )
-
-
-def _gguf_carried(source: Checkpoint) -> Layout:
-    """GGUF to GGUF: nothing needs a table of the architecture but adapters, which go by canonical names."""
-    from fastconv.layout import gguf_carried
-
-    def open_model(checkpoint: Checkpoint, request: ConvertRequest) -> NamedModel:
-        gguf_carried.check_request(request)
-        return _canonical(checkpoint, request) if request.adapters else gguf_carried.as_stored(checkpoint)
-
-    return Layout(
-        open_model,
-        False,
-        lambda model, tensors: gguf_carried.arranged(source, model, tensors),
-        lambda model, tensors, vocabulary, file_type, request, recipe: (
-            gguf_carried.lay_out(source, tensors, file_type, request, recipe),
-        ),
-        lambda kept: gguf_carried.kept_file_type(source),
-    )
-
-
-def _ggjt(request: ConvertRequest, source: Checkpoint) -> Layout:
-    from fastconv.layout import ggjt
-
-    version = TARGETS[request.to][1]
-
-    return Layout(
-        _canonical,
-        True,
-        interleaved,
-        lambda model, tensors, vocabulary, file_type, request, recipe: (
-            ggjt.lay_out(model, tensors, _present(vocabulary), file_type, version, recipe=recipe),
-        ),
-        lambda kept: FILE_TYPES[ggjt.auto_outtype(kept.name, version)],
-    )
-
-
-def _named(checkpoint: Checkpoint, request: ConvertRequest) -> NamedModel:
+def _named(source: Checkpoint, request: ConvertRequest) -> NamedModel:
     from fastconv.architecture.named import named_model
 
-    return named_model(checkpoint, request.n_ctx, **_source_options(request))
-
-
-def _hf(request: ConvertRequest, source: Checkpoint) -> Layout:
-    from fastconv.layout import hf
-
-    return Layout(
-        _named,
-        False,
-        lambda model, tensors: tensors,
-        lambda model, tensors, vocabulary, file_type, request, recipe: hf.lay_out(
-            source, model, tensors, file_type, request
-        ),
-        lambda kept: KEPT if kept.is_float else FILE_TYPES["f16"],
-    )
-
-
-def _litgpt(request: ConvertRequest, source: Checkpoint) -> Layout:
-    from fastconv.architecture.litgpt.gemma3 import text_checkpoint
-    from fastconv.layout import litgpt
-
-    return Layout(
-        lambda checkpoint, request: _named(text_checkpoint(checkpoint), request),
-        False,
-        lambda model, tensors: litgpt.arranged(model, tensors, request.litgpt_layout),
-        lambda model, tensors, vocabulary, file_type, request, recipe: litgpt.lay_out(
-            source, model, tensors, file_type, request
-        ),
-        lambda kept: KEPT if kept.is_float else FILE_TYPES["f16"],
-    )
-
-
-_LAYOUTS: dict[str, Callable[[ConvertRequest, Checkpoint], Layout]] = {
-    "gguf": _gguf,
-    "ggjt": _ggjt,
-    "hf": _hf,
-    "litgpt": _litgpt,
-}
+    return named_model(source, request.n_ctx, **_source_options(request))
 
 
 def _source_options(request: ConvertRequest) -> dict[str, Any]:
@@ -152,8 +185,3 @@ def _source_options(request: ConvertRequest) -> dict[str, Any]:
         "model_name": request.model_name,
         "has_lora": bool(request.adapters),
     }
-
-
-def _present(vocabulary: Vocabulary | None) -> Vocabulary:
-    assert vocabulary is not None
-    return vocabulary

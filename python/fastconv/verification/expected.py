@@ -71,18 +71,18 @@ def expected(checkpoint: Checkpoint, request: ConvertRequest, imatrix: str | Non
     findings: list[Finding] = []
     notes: list[str] = []
     if request.to in ("hf", "litgpt"):
-        names = [(name, name) for name in source.tensors]
+        names = [(name, name) for name in source.contents.tensors]
         if request.to == "litgpt":
             from fastconv.layout.litgpt import names_in_file
 
-            names = names_in_file(source.tensors)
-        targets = {name: source.tensors[canonical] for name, canonical in names}
+            names = names_in_file(source.contents.tensors)
+        targets = {name: source.contents.tensors[canonical] for name, canonical in names}
         from fastconv.verification import beside
 
         findings, notes = beside.held_against(checkpoint, source.checkpoint, request)
     else:
-        [laid_out] = _laid_out(source, request)
-        targets = {placed.name: source.tensors[placed.canonical] for placed in laid_out.tensors}
+        [laid_out] = _laid_out(source)
+        targets = {placed.name: source.contents.tensors[placed.canonical] for placed in laid_out.tensors}
         compare = _gguf_metadata if request.to == "gguf" else _ggjt_metadata
         findings, notes = compare(checkpoint, laid_out)
     tensors = checkpoint.tensors
@@ -100,7 +100,7 @@ def expected(checkpoint: Checkpoint, request: ConvertRequest, imatrix: str | Non
             found, wanted = (" x ".join(map(str, shape)) for shape in (stored.shape, merged.base.shape))
             findings.append(Finding("has another shape than in the source", name, found, wanted))
             continue
-        source_name = source.adapted.model.source_names.get(name, name)
+        source_name = source.contents.model.source_names.get(name, name)
         job = _job(name, source_name, merged, stored, is_weighted=imatrix is not None)
         if job is None:
             unchecked[name] = f"{stored.dtype} can be neither decoded nor made"
@@ -115,11 +115,10 @@ def expected(checkpoint: Checkpoint, request: ConvertRequest, imatrix: str | Non
     return Expected(tuple(pairs), tuple(findings), unchecked, tuple(notes))
 
 
-def _laid_out(source: OpenedSource, request: ConvertRequest) -> tuple[LaidOut, ...]:
+def _laid_out(source: OpenedSource) -> tuple[LaidOut, ...]:
     """For names, shapes and metadata: the types are the file's."""
-    layout, model = source.layout, source.adapted.model
-    [file_type] = file_types_of(request, layout, model)
-    return layout.lay_out(model, source.tensors, source.vocabulary, file_type, request, PLAIN)
+    [file_type] = file_types_of(source)
+    return source.layout.lay_out(source.contents, file_type, PLAIN)
 
 
 def _job(
