@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from fastconv.adapter.lit_settings import LitLoraOptions, parse_qkv
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
+from fastconv.engine import Progress
 from fastconv.errors import CheckpointError, system_errors_told
 from fastconv.layout.commit import commit_all
 from fastconv.layout.kept_file import forget_kept, kept_bytes
@@ -33,7 +34,7 @@ from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.plan.recipe import recipe_for
 from fastconv.plan.stored_types import check_types, requantization_notes, rounding_notes
 from fastconv.record import record
-from fastconv.request import DEFAULT_SHARD_SIZE, ConvertRequest, byte_size, split_types
+from fastconv.request import DEFAULT_SHARD_SIZE, Adapters, ConvertRequest, adapter_pairs, byte_size, split_types
 from fastconv.vocab.embedded import embedded_vocabulary
 from fastconv.vocab.load import load_vocabulary
 from fastconv.vocab.vocabulary import Vocabulary
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 
 # Configurations, tokenizers, chat templates and model cards.
 _READ_BESIDE_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".yaml")
-
-Progress = Callable[[int, int], None]
-"""Called with (input bytes done, input bytes in all), a few times a second."""
 
 
 @record(eq=True)
@@ -171,54 +169,8 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         kept = stack.push(_kept_run(prepared)) if request.resume else None
         if kept is not None:
             kept.open()
-        names = dict.fromkeys(planned.folder for planned in prepared.files if planned.folder is not None)
-        folders = {
-            name: stack.push(OutputFolder(name, is_kept=request.resume, is_synced=request.sync)) for name in names
-        }
-        for folder in folders.values():
-            folder.open()
-        files: list[OutputFile] = []
-        for planned in prepared.files:
-            laid_out, path = planned.laid_out, planned.path
-            if planned.folder is not None:
-                path = folders[planned.folder].place(laid_out.name)
-            files.append(
-                stack.push(
-                    OutputFile(
-                        path,
-                        laid_out.size,
-                        overwrite=request.overwrite,
-                        is_kept=request.resume,
-                        is_synced=request.sync,
-                    )
-                )
-            )
-            files[-1].open()
-            remove_leftovers(files[-1].folder, os.path.basename(path) + SUFFIX)
-            for offset, data in laid_out.chunks:
-                files[-1].write(data, offset)
-            for copied in laid_out.copied:
-                files[-1].copy(copied)
-            if kept is not None:
-                for offset, size in laid_out.padding():
-                    files[-1].write(bytes(size), offset)
-        descriptors = [file.fileno() for file in files]
-        threads = request.threads or engine.default_threads()
-        if kept is not None:
-            kept.begin(descriptors)
-        try:
-            run = engine.run(
-                prepared.jobs,
-                descriptors,
-                threads,
-                request.nonfinite,
-                progress,
-                direct=request.sync,
-                max_memory=prepared.max_memory,
-                ledger=kept,
-            )
-        except OSError as error:
-            raise write_error(", ".join(planned.path for planned in prepared.files), error) from None
+        files, folders = _open_outputs(prepared, stack)
+        run = _stream(prepared, files, kept, progress)
         for file, planned in zip(files, prepared.files, strict=True):
             for checksum in planned.laid_out.checksums:
                 file.seal(checksum)
@@ -226,17 +178,12 @@ def execute(prepared: Preparation, progress: Progress | None = None) -> Conversi
         for file in files:
             file.sync()
         sums = [file.sha256() if request.checksum else None for file in files]
-        beside: list[OutputFile] = []
-        for file, digest in zip(files, sums, strict=True):
-            if digest is not None:
-                line = sum_line(digest, file.path)
-                beside.append(
-                    stack.push(OutputFile(file.path + SUFFIX, len(line), overwrite=True, is_synced=request.sync))
-                )
-                beside[-1].open()
-                beside[-1].write(line, 0)
-                beside[-1].sync()
-        commit_notes = commit_all([*files, *beside], list(folders.values()))
+        beside = [
+            _write_sum(file.path, digest, request, stack)
+            for file, digest in zip(files, sums, strict=True)
+            if digest is not None
+        ]
+        commit_notes = commit_all([*files, *beside], folders)
         if kept is not None:
             kept.finish()
         else:
@@ -267,7 +214,7 @@ def convert(
     *,
     to: str = "gguf",
     outtype: str | Sequence[str] = "auto",
-    lora: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
+    lora: Adapters = (),
     pure: bool = False,
     leave_output_tensor: bool = False,
     output_tensor_type: str | None = None,
@@ -310,15 +257,12 @@ def convert(
     faster, but a power failure soon may spoil them. max_memory: of scratch, bytes or text such as "64M".
     Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
     """
-    if isinstance(lora, str | os.PathLike):
-        lora = [lora]
-    adapters = [entry if isinstance(entry, tuple) else (entry, 1.0) for entry in lora]
     request = ConvertRequest(
         source=os.fspath(source),
         to=to,
         outtypes=split_types(outtype) if isinstance(outtype, str) else tuple(outtype),
         outfile=None if outfile is None else os.fspath(outfile),
-        adapters=tuple((os.fspath(path), float(scale)) for path, scale in adapters),
+        adapters=adapter_pairs(lora),
         pure=pure,
         leave_output_tensor=leave_output_tensor,
         output_tensor_type=output_tensor_type,
@@ -350,6 +294,67 @@ def convert(
         nonfinite=nonfinite,
     )
     return execute(prepare(request), progress)
+
+
+def _open_outputs(prepared: Preparation, stack: contextlib.ExitStack) -> tuple[list[OutputFile], list[OutputFolder]]:
+    """Every output under its temporary name, with all in it that the engine does not write. stack: discards them."""
+    request = prepared.request
+    names = dict.fromkeys(planned.folder for planned in prepared.files if planned.folder is not None)
+    folders = {name: stack.push(OutputFolder(name, is_kept=request.resume, is_synced=request.sync)) for name in names}
+    for folder in folders.values():
+        folder.open()
+    files: list[OutputFile] = []
+    for planned in prepared.files:
+        laid_out, path = planned.laid_out, planned.path
+        if planned.folder is not None:
+            path = folders[planned.folder].place(laid_out.name)
+        file = OutputFile(
+            path, laid_out.size, overwrite=request.overwrite, is_kept=request.resume, is_synced=request.sync
+        )
+        files.append(stack.push(file))
+        file.open()
+        remove_leftovers(file.folder, os.path.basename(path) + SUFFIX)
+        for offset, data in laid_out.chunks:
+            file.write(data, offset)
+        for copied in laid_out.copied:
+            file.copy(copied)
+        if request.resume:  # an earlier run may have left anything there
+            for offset, size in laid_out.padding():
+                file.write(bytes(size), offset)
+    return files, list(folders.values())
+
+
+def _stream(
+    prepared: Preparation, files: Sequence[OutputFile], kept: KeptRun | None, progress: Progress | None
+) -> engine.RunResult:
+    """The tensors, through the engine into the files."""
+    request = prepared.request
+    descriptors = [file.fileno() for file in files]
+    if kept is not None:
+        kept.begin(descriptors)
+    try:
+        return engine.run(
+            prepared.jobs,
+            descriptors,
+            request.threads or engine.default_threads(),
+            request.nonfinite,
+            progress,
+            direct=request.sync,
+            max_memory=prepared.max_memory,
+            ledger=kept,
+        )
+    except OSError as error:
+        raise write_error(", ".join(planned.path for planned in prepared.files), error) from None
+
+
+def _write_sum(path: str, digest: str, request: ConvertRequest, stack: contextlib.ExitStack) -> OutputFile:
+    """The file that holds the sum of the one at `path`, synced."""
+    line = sum_line(digest, path)
+    file = stack.push(OutputFile(path + SUFFIX, len(line), overwrite=True, is_synced=request.sync))
+    file.open()
+    file.write(line, 0)
+    file.sync()
+    return file
 
 
 def _kept_bytes(request: ConvertRequest, planned: PlannedFile) -> int:

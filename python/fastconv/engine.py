@@ -22,6 +22,9 @@ from fastconv.types import TYPES
 if TYPE_CHECKING:
     from fastconv.checkpoint.imatrix import Importance
 
+Progress = Callable[[int, int], None]
+"""Called with (input bytes done, input bytes in all), a few times a second."""
+
 # How long a wait may last before the interpreter looks for signals.
 _POLL_SECONDS = 0.1
 
@@ -61,7 +64,7 @@ def run(
     descriptors: Sequence[int],
     threads: int,
     nonfinite: str = "error",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     direct: bool = True,
     max_memory: int | None = None,
@@ -119,7 +122,7 @@ def run(
 def compare(
     pairs: Sequence[tuple[TensorJob, LazyTensor | None]],
     threads: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[_native.ComparisonStats]:
     """Holds tensors of a file against what their jobs, of one output each, would write; nothing is written.
 

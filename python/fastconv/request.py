@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
 
 from fastconv.errors import UsageError
 from fastconv.paths import is_path
@@ -32,6 +33,9 @@ _FOLDERS = {"hf": "hf-model", "litgpt": "litgpt-model"}
 WEIGHTS_FORMATS = ("safetensors", "bin", "pth")
 LITGPT_LAYOUTS = ("split", "interleaved")
 DEFAULT_SHARD_SIZE = 5 * 10**9
+
+Adapters: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]]"
+"""A path, or several paths or (path, scale) pairs."""
 
 NON_FINITE = ("error", "keep", "clamp")
 VOCABULARY_KINDS = ("spm", "bpe")
@@ -230,6 +234,14 @@ class ConvertRequest:
         suffix = os.path.splitext(self.outfile or "")[1].removeprefix(".")
         formats = WEIGHTS_FORMATS if self.to == "hf" else ("pth",)
         return suffix if suffix in formats and not os.path.isdir(self.outfile or "") else None
+
+
+def adapter_pairs(adapters: Adapters) -> tuple[tuple[str, float], ...]:
+    """(path, scale) of every adapter; one without a scale has 1."""
+    if isinstance(adapters, str | os.PathLike):
+        adapters = [adapters]
+    pairs = (entry if isinstance(entry, tuple) else (entry, 1.0) for entry in adapters)
+    return tuple((os.fspath(path), float(scale)) for path, scale in pairs)
 
 
 def byte_size(value: int | str, option: str) -> int:

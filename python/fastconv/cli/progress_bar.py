@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from fastconv.engine import Progress
 
 Result = TypeVar("Result")
-Progress = Callable[[int, int], None]
 
 
 def is_terminal(stream: TextIO | None) -> bool:

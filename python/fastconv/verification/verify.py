@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from fastconv import engine
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
+from fastconv.engine import Progress
 from fastconv.errors import CheckpointError, UsageError, system_errors_told
 from fastconv.finding import Finding
 from fastconv.layout.sha256_file import SUFFIX, sha256, sum_beside
 from fastconv.paths import exists, is_file, is_folder
 from fastconv.plan.job import TensorJob, TensorOutput
-from fastconv.request import ConvertRequest
+from fastconv.record import record
+from fastconv.request import Adapters, ConvertRequest, adapter_pairs
 from fastconv.types import TYPES
 from fastconv.verification.expected import Expected, expected, request_for
 from fastconv.verification.findings import TensorCheck, Verification
 from fastconv.verification.structure import broken_rules
 from fastconv.verification.verdict import Compared, not_finite_in_words, verdicts
 
-Progress = Callable[[int, int], None]
-"""Called with (input bytes done, input bytes in all), a few times a second."""
-
 
 def verify(
     path: str | os.PathLike[str],
     *,
     against: str | os.PathLike[str] | None = None,
-    lora: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
+    lora: Adapters = (),
     imatrix: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -41,13 +38,10 @@ def verify(
     it was quantized with. Memory stays flat. Raises FastconvError subclasses for what keeps the file from being checked
     at all; what is wrong with it stands in the result.
     """
-    if isinstance(lora, str | os.PathLike):
-        lora = [lora]
-    adapters = [entry if isinstance(entry, tuple) else (entry, 1.0) for entry in lora]
+    adapters = adapter_pairs(lora)
     request = None
     if against is not None:
-        pairs = tuple((os.fspath(adapter), float(scale)) for adapter, scale in adapters)
-        request = ConvertRequest(source=os.fspath(against), adapters=pairs, threads=threads)
+        request = ConvertRequest(source=os.fspath(against), adapters=adapters, threads=threads)
     elif adapters:
         raise UsageError("lora needs the model that the adapters go with", fix="give against")
     return verify_request(
@@ -68,49 +62,62 @@ def verify_request(
     started = time.perf_counter()
     engine.instruction_set()
     threads = threads or engine.default_threads()
-    source = None if request is None else request.source
-    adapters = () if request is None else tuple(adapter for adapter, _ in request.adapters)
     checksum, findings = _checksums(path)
-
-    def result(kind: str, **found: object) -> Verification:
-        seconds = time.perf_counter() - started
-        base = Verification(path, kind, source, adapters, 0, tuple(findings), (), checksum, (), 0, seconds)
-        return replace(base, **found)  # type: ignore[arg-type]
-
     if not exists(path):
         raise CheckpointError("does not exist", file=path)
+    kind, held = "unreadable", _Contents()
     try:
         checkpoint = open_checkpoint(path)
     except CheckpointError as error:
         findings.append(Finding.of(error))
-        return result("unreadable")
+    else:
+        kind, held = checkpoint.format, _checked(checkpoint, request, imatrix, threads, progress)
+    return Verification(
+        path,
+        kind,
+        None if request is None else request.source,
+        () if request is None else tuple(adapter for adapter, _ in request.adapters),
+        held.n_tensors,
+        (*findings, *held.findings),
+        held.tensors,
+        checksum,
+        held.notes,
+        held.bytes_read,
+        time.perf_counter() - started,
+    )
+
+
+@record
+class _Contents:
+    """What was found in a file that can be read. The fields are those of Verification."""
+
+    n_tensors: int = 0
+    findings: tuple[Finding, ...] = ()
+    tensors: tuple[TensorCheck, ...] = ()
+    notes: tuple[str, ...] = ()
+    bytes_read: int = 0
+
+
+def _checked(
+    checkpoint: Checkpoint,
+    request: ConvertRequest | None,
+    imatrix: str | None,
+    threads: int,
+    progress: Progress | None,
+) -> _Contents:
     broken, notes = broken_rules(checkpoint)
-    findings += broken
     n_tensors = len(checkpoint.tensors)
     if request is None:
         bytes_read, more = _look_through(checkpoint, threads, notes, progress)
-        return result(
-            checkpoint.format,
-            findings=(*findings, *more),
-            n_tensors=n_tensors,
-            notes=tuple(notes),
-            bytes_read=bytes_read,
-        )
+        return _Contents(n_tensors, (*broken, *more), notes=tuple(notes), bytes_read=bytes_read)
     wanted = expected(checkpoint, request_for(checkpoint, request), imatrix)
     is_weighted = "quantize.imatrix.file" in checkpoint.metadata and imatrix is None
     if is_weighted:
         notes.append("was quantized with an importance matrix: without --imatrix errors are compared, not bytes")
     checks, bytes_read = _compare(checkpoint, wanted, threads, progress, is_weighted=is_weighted)
     known = {(finding.what, finding.tensor) for finding in broken}
-    findings += [finding for finding in wanted.findings if (finding.what, finding.tensor) not in known]
-    return result(
-        checkpoint.format,
-        findings=tuple(findings),
-        tensors=tuple(checks),
-        n_tensors=n_tensors,
-        notes=(*notes, *wanted.notes),
-        bytes_read=bytes_read,
-    )
+    others = (finding for finding in wanted.findings if (finding.what, finding.tensor) not in known)
+    return _Contents(n_tensors, (*broken, *others), tuple(checks), (*notes, *wanted.notes), bytes_read)
 
 
 def _checksums(path: str) -> tuple[str | None, list[Finding]]:
