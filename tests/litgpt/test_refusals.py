@@ -48,6 +48,11 @@ CASES: dict[str, tuple[Callable[[State], State], type[FastconvError], str]] = {
         "odd.weight: is not a tensor",
     ),
     "tensor of another family": (with_tensor(f"{LAYER}norm_1.bias", 64), ArchitectureError, "norm_1.bias: is not a"),
+    "a norm by two names": (
+        with_tensor(f"{LAYER}post_attention_norm.weight", 64),
+        ArchitectureError,
+        "post_attention_norm.weight: is not a",
+    ),
     "missing tensor": (without(f"{LAYER}mlp.proj.weight"), ArchitectureError, f"{LAYER}mlp.proj.weight: is missing"),
     "missing embedding": (without("transformer.wte.weight"), ArchitectureError, "transformer.wte.weight: is missing"),
     "missing head": (without("lm_head.weight"), ArchitectureError, "lm_head.weight: is missing"),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastconv.architecture import gguf_keys, meta_params
-from fastconv.architecture.hparams import Hyperparameters
+from fastconv.architecture.hparams import Given, Hyperparameters
 from fastconv.architecture.litgpt.marks import holds_lit_names
 from fastconv.architecture.llama import LLAMA
 from fastconv.architecture.registry import spec_for, spec_named
@@ -27,35 +27,27 @@ _META_EMBEDDING = "tok_embeddings.weight"
 _CONFIG = "config.json"
 
 
-def canonical_model(
-    checkpoint: Checkpoint,
-    n_ctx: int | None = None,
-    *,
-    norm_eps: float | None = None,
-    rope_base: float | None = None,
-    model_name: str | None = None,
-    has_lora: bool = False,
-) -> CanonicalModel:
+def canonical_model(checkpoint: Checkpoint, given: Given | None = None) -> CanonicalModel:
     """The checkpoint under canonical names; no weights are read.
 
-    n_ctx: context length, norm_eps: of RMSNorm, rope_base: theta; None: as the checkpoint says. model_name, has_lora:
-    of Lit-GPT checkpoints, see model_from_litgpt. Raises ArchitectureError where the configuration is missing or
-    unknown, or a tensor is missing, surplus, of another shape than the configuration says or of a type without values.
+    Raises ArchitectureError where the configuration is missing or unknown, or a tensor is missing, surplus, of another
+    shape than the configuration says or of a type without values.
     """
+    given = given or Given()
     if checkpoint.format == "gguf":
         model = _from_gguf(checkpoint)
     elif checkpoint.format == "ggjt":
-        model = _from_ggjt(checkpoint, n_ctx, norm_eps, rope_base)
+        model = _from_ggjt(checkpoint, given)
     elif holds_lit_names(checkpoint.tensors):
         from fastconv.architecture.litgpt.source import model_from_litgpt
 
-        model = _proven(checkpoint, model_from_litgpt(checkpoint, model_name, has_lora=has_lora))
+        model = _proven(checkpoint, model_from_litgpt(checkpoint, given))
     elif holds_meta_names(checkpoint):
-        model = _from_meta(checkpoint, n_ctx)
+        model = _from_meta(checkpoint, given.n_ctx)
     else:
         model = _from_hf(checkpoint)
-    given = {"n_ctx": n_ctx, "norm_eps": norm_eps, "rope_base": rope_base}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    stated = {name: getattr(given, name) for name in ("n_ctx", "norm_eps", "rope_base")}
+    changes = {name: value for name, value in stated.items() if value is not None}
     return replace(model, hparams=replace(model.hparams, **changes)) if changes else model
 
 
@@ -132,13 +124,10 @@ def _from_meta(checkpoint: Checkpoint, n_ctx: int | None) -> CanonicalModel:
     return _under_meta_names(checkpoint, joined, params, params_path, n_ctx, meta_params.KEYS)
 
 
-def _from_ggjt(
-    checkpoint: Checkpoint, n_ctx: int | None, norm_eps: float | None, rope_base: float | None
-) -> CanonicalModel:
+def _from_ggjt(checkpoint: Checkpoint, given: Given) -> CanonicalModel:
     """The files of llama.cpp before GGUF: Meta's names, row order and parts."""
     from fastconv.architecture import ggjt_header
 
-    given = ggjt_header.Given(n_ctx, norm_eps, rope_base)
     joined = _joined_parts(checkpoint, checkpoint.metadata["n_embd"])
     params = ggjt_header.as_params(checkpoint.metadata, joined, checkpoint.path, given)
     model = _under_meta_names(checkpoint, joined, params, checkpoint.path, given.n_ctx, ggjt_header.KEYS)

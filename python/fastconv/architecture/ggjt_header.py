@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastconv.architecture.hparams import Hyperparameters
+from fastconv.architecture.hparams import Given, Hyperparameters
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.errors import ArchitectureError
-from fastconv.record import record
 from fastconv.types import TYPES
 
 # What readers of Llama 1 had built in, and the middle between Llama 1 and Llama 2 that llama.cpp's converter took.
@@ -26,15 +25,6 @@ KEYS = {
     "num_attention_heads": "n_head",
     "head_dim": "n_embd / n_head",
 }
-
-
-@record(eq=True)
-class Given:
-    """What the user says of a model whose file does not. None: nothing."""
-
-    n_ctx: int | None = None
-    norm_eps: float | None = None
-    rope_base: float | None = None
 
 
 def as_params(header: Mapping[str, Any], tensors: Mapping[str, LazyTensor], path: str, given: Given) -> dict[str, Any]:

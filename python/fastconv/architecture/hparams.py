@@ -43,3 +43,18 @@ class Hyperparameters:
     @property
     def n_embd_kv(self) -> int:
         return self.n_head_kv * self.head_dim
+
+
+@record(eq=True)
+class Given:
+    """What the user says of a source whose files do not. None: nothing, so that it is as they say.
+
+    n_ctx: context length. norm_eps: of RMSNorm. rope_base: theta. model_name: LitGPT's. has_lora: an adapter comes with
+    it, so Lit-GPT's files may hold one that is not merged.
+    """
+
+    n_ctx: int | None = None
+    norm_eps: float | None = None
+    rope_base: float | None = None
+    model_name: str | None = None
+    has_lora: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from fastconv.architecture.canonical import canonical_model, holds_meta_names
+from fastconv.architecture.hparams import Given
 from fastconv.architecture.litgpt.classes import class_of_config, is_tied
 from fastconv.architecture.litgpt.mapping import head_names
 from fastconv.architecture.litgpt.marks import holds_lit_names
@@ -18,26 +19,18 @@ from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.errors import ArchitectureError
 
 
-def named_model(
-    checkpoint: Checkpoint,
-    n_ctx: int | None = None,
-    *,
-    norm_eps: float | None = None,
-    rope_base: float | None = None,
-    model_name: str | None = None,
-    has_lora: bool = False,
-) -> NamedModel:
-    """The checkpoint under canonical names; no tensor data is read. The arguments are canonical_model's.
+def named_model(checkpoint: Checkpoint, given: Given) -> NamedModel:
+    """The checkpoint under canonical names; no tensor data is read.
 
-    Raises ArchitectureError as it does, and for quantized checkpoints.
+    Raises ArchitectureError as canonical_model does, and for quantized checkpoints.
     """
     if holds_lit_names(checkpoint.tensors):
         from fastconv.architecture.litgpt.source import model_from_litgpt
 
-        return model_from_litgpt(checkpoint, model_name, has_lora=has_lora)
+        return model_from_litgpt(checkpoint, given)
     is_hf = checkpoint.format in ("safetensors", "torch") and not holds_meta_names(checkpoint)
     if not is_hf or not checkpoint.config or has_table(checkpoint.config):
-        return canonical_model(checkpoint, n_ctx, norm_eps=norm_eps, rope_base=rope_base)
+        return canonical_model(checkpoint, given)
     config_file = os.path.join(checkpoint.directory, "config.json")
     if checkpoint.config.get("quantization_config"):
         raise ArchitectureError(

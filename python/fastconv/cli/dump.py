@@ -14,10 +14,9 @@ def model(request: ConvertRequest, *, as_json: bool) -> int:
     from fastconv.checkpoint.open import open_checkpoint
     from fastconv.cli import inspect_command
     from fastconv.cli.report import json_text, table, text_of
+    from fastconv.layout.targets import given_by
 
-    found = canonical_model(
-        open_checkpoint(request.source), request.n_ctx, norm_eps=request.rms_eps, rope_base=request.rope_base
-    )
+    found = canonical_model(open_checkpoint(request.source), given_by(request))
     hparams = {field.name: getattr(found.hparams, field.name) for field in fields(found.hparams)}
     if as_json:
         tensors = [

@@ -8,6 +8,7 @@ from typing import Any, Generic
 
 from fastconv.adapter.attach import Model
 from fastconv.adapter.delta import MergedTensor
+from fastconv.architecture.hparams import Given
 from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.layout.laid_out import LaidOut
@@ -165,23 +166,18 @@ class _LitGpt(_Hf):
 _LAYOUTS: dict[str, type[Layout[Any]]] = {"gguf": _Gguf, "ggjt": _Ggjt, "hf": _Hf, "litgpt": _LitGpt}
 
 
+def given_by(request: ConvertRequest) -> Given:
+    """What the user says of the source."""
+    return Given(request.n_ctx, request.rms_eps, request.rope_base, request.model_name, bool(request.adapters))
+
+
 def _canonical(source: Checkpoint, request: ConvertRequest) -> CanonicalModel:
     from fastconv.architecture.canonical import canonical_model
 
-    return canonical_model(source, request.n_ctx, **_source_options(request))
+    return canonical_model(source, given_by(request))
 
 
 def _named(source: Checkpoint, request: ConvertRequest) -> NamedModel:
     from fastconv.architecture.named import named_model
 
-    return named_model(source, request.n_ctx, **_source_options(request))
-
-
-def _source_options(request: ConvertRequest) -> dict[str, Any]:
-    """What the user says of the source, by the names of canonical_model's arguments."""
-    return {
-        "norm_eps": request.rms_eps,
-        "rope_base": request.rope_base,
-        "model_name": request.model_name,
-        "has_lora": bool(request.adapters),
-    }
+    return named_model(source, given_by(request))

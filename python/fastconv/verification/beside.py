@@ -14,6 +14,7 @@ from fastconv.architecture.hparams import Hyperparameters
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.errors import ArchitectureError, CheckpointError, VocabularyError
 from fastconv.finding import Finding
+from fastconv.layout.targets import given_by
 from fastconv.request import ConvertRequest
 from fastconv.vocab.embedded import embedded_vocabulary
 from fastconv.vocab.load import load_vocabulary
@@ -30,14 +31,7 @@ def held_against(
     """What differs, and what could not be compared, a line each. request: of the source."""
     try:
         found = canonical_model(checkpoint)
-        wanted = canonical_model(
-            source,
-            request.n_ctx,
-            norm_eps=request.rms_eps,
-            rope_base=request.rope_base,
-            model_name=request.model_name,
-            has_lora=bool(request.adapters),
-        )
+        wanted = canonical_model(source, given_by(request))
     except (ArchitectureError, CheckpointError) as error:
         return [], [f"settings and vocabulary were not held against the source's ({error.what})"]
     embedded = source.format in ("gguf", "ggjt")

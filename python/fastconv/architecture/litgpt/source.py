@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from fastconv.architecture.hparams import Given
 from fastconv.architecture.litgpt import namings
 from fastconv.architecture.litgpt.classes import (
     ModelClass,
@@ -44,19 +45,19 @@ _ADAPTER = re.compile(r".*(gating_factor|adapter_wte|adapter_bias|adapter_scale)
 _MERGED_NAME = "lit_model_lora_merged.pth"  # its LoRA tensors stand beside weights that hold them already
 
 
-def model_from_litgpt(checkpoint: Checkpoint, model_name: str | None = None, *, has_lora: bool = False) -> NamedModel:
-    """The checkpoint under canonical names. model_name: LitGPT's name of the model, None: from the files beside.
+def model_from_litgpt(checkpoint: Checkpoint, given: Given) -> NamedModel:
+    """The checkpoint under canonical names.
 
-    has_lora: a LoRA is given for it. Raises ArchitectureError where the checkpoint is incomplete, disagrees with its
-    settings, is no model, or leaves open what must be known.
+    Raises ArchitectureError where the checkpoint is incomplete, disagrees with its settings, is no model, or leaves
+    open what must be known.
     """
     path = checkpoint.path
-    tensors = _model_tensors(checkpoint, has_lora)
+    tensors = _model_tensors(checkpoint, given.has_lora)
     layout = qkv_layout(path, tensors)
     sizes = _sizes(path, tensors)
-    lit = config_of_name(model_name) if model_name is not None else read_lit_config(checkpoint.directory)
+    lit = config_of_name(given.model_name) if given.model_name is not None else read_lit_config(checkpoint.directory)
     config = text_config(checkpoint.config)
-    fitting = _fitting(tensors)
+    tensors, fitting = _with_families(tensors)
     if lit is None and not config:
         lit = _recognized(path, sizes, fitting)
     entry = _model_class(path, tensors, config, lit, fitting)
@@ -181,17 +182,17 @@ def _sizes(path: str, tensors: Mapping[str, LazyTensor]) -> Sizes:
     )
 
 
-def _fitting(tensors: dict[str, LazyTensor]) -> list[Naming]:
-    """The families whose tables have these names; renames what one version of LitGPT named wrongly."""
+def _with_families(tensors: dict[str, LazyTensor]) -> tuple[dict[str, LazyTensor], list[Naming]]:
+    """The tensors by their right names, and the families whose tables have these."""
     found = {_template(name) for name in tensors}
     fitting = [naming for naming in NAMINGS if _templates(naming) == found]
-    wrong = "post_attention_norm.weight"
-    if not fitting and {n.replace(wrong, "norm_2.weight") for n in found} == _templates(namings.LLAMA):
+    if not fitting:
         # LitGPT 0.4.6 and later take Gemma-2b for a Gemma 2.
-        for name in [name for name in tensors if name.endswith(wrong)]:
-            tensors[name.replace(wrong, "norm_2.weight")] = tensors.pop(name)
-        return [namings.LLAMA]
-    return fitting
+        wrong, right = "post_attention_norm.weight", "norm_2.weight"
+        renamed = {name.replace(wrong, right): tensor for name, tensor in tensors.items()}
+        if len(renamed) == len(tensors) and {_template(name) for name in renamed} == _templates(namings.LLAMA):
+            return renamed, [namings.LLAMA]
+    return tensors, fitting
 
 
 def _template(name: str) -> str:
