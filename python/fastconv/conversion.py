@@ -120,7 +120,7 @@ def open_source(request: ConvertRequest) -> OpenedSource:
     layout = layout_for(request, checkpoint)
     adapted = attach_adapters(layout.open_model(), request.adapters, _lit_options(request))
     check_vocabulary_room(request, checkpoint, adapted.model, is_written=layout.has_vocabulary)
-    vocabulary = _vocabulary(request, checkpoint, adapted.model) if layout.has_vocabulary else None
+    vocabulary = vocabulary_of(request, checkpoint, adapted.model) if layout.has_vocabulary else None
     tensors = {} if request.vocab_only else layout.arrange(adapted.model, adapted.tensors)
     return OpenedSource(checkpoint, layout, adapted, Contents(adapted.model, tensors, vocabulary))
 
@@ -378,9 +378,10 @@ def _lit_options(request: ConvertRequest) -> LitLoraOptions:
     return LitLoraOptions(request.lora_alpha, request.lora_r, qkv, request.lora_layout)
 
 
-def _vocabulary(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel) -> Vocabulary:
+def vocabulary_of(request: ConvertRequest, checkpoint: Checkpoint, model: NamedModel) -> Vocabulary:
+    """The vocabulary of a source: its own, or that of the tokenizer files beside it. Raises VocabularyError."""
     assert isinstance(model, CanonicalModel)
-    if checkpoint.format in ("gguf", "ggjt") and request.vocab_dir is None:
+    if checkpoint.is_self_contained and request.vocab_dir is None:
         return embedded_vocabulary(checkpoint, model.hparams.n_vocab)
     return load_vocabulary(
         request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
@@ -424,10 +425,8 @@ def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mappi
     if request.imatrix is not None:
         files[request.imatrix] = None
     for merged in tensors.values():
-        factors = (factor for delta in merged.deltas for factor in (delta.a, delta.b, delta.magnitude))
-        for tensor in (merged.base, *factors):
-            if tensor is not None:
-                files |= dict.fromkeys(tensor.files)
+        for tensor in (merged.base, *(factor for delta in merged.deltas for factor in delta.factors)):
+            files |= dict.fromkeys(tensor.files)
     vocab_dir = request.vocab_dir or checkpoint.directory
     above = os.path.join(vocab_dir, os.pardir)
     for folder in (checkpoint.directory, vocab_dir, above, *(path for path, _ in request.adapters)):

@@ -239,14 +239,6 @@ def _non_finite(
 
 def _input_files(jobs: Sequence[TensorJob], others: Sequence[LazyTensor] = ()) -> list[FileStorage]:
     """All files that the jobs read, each once, and those of other tensors."""
-    read = (
-        tensor
-        for job in jobs
-        for tensor in (
-            job.source,
-            *(t for d in job.deltas for t in (d.a, d.b, d.magnitude) if t is not None),
-            *([job.importance.sums] if job.importance is not None else []),
-        )
-    )
+    read = (tensor for job in jobs for tensor in (job.source, *job.factors))
     storages = (piece.storage for tensor in (*read, *others) for piece in tensor.pieces)
     return list(dict.fromkeys(storage for storage in storages if isinstance(storage, FileStorage)))

@@ -53,7 +53,7 @@ def check_vocabulary_room(
     is_written: whether the output file holds it; otherwise tokenizer files may be made of one that is in the source.
     """
     room = memory_room()
-    is_embedded = checkpoint.format in ("gguf", "ggjt") and request.vocab_dir is None
+    is_embedded = checkpoint.is_self_contained and request.vocab_dir is None
     if room is None or not (is_written or (is_embedded and request.to != "gguf")):
         return
     if is_embedded:

@@ -25,6 +25,11 @@ class LoraDelta:
     magnitude: LazyTensor | None = None
     adapter: str = ""
 
+    @property
+    def factors(self) -> tuple[LazyTensor, ...]:
+        """All that it is made of."""
+        return (self.b, self.a) if self.magnitude is None else (self.b, self.a, self.magnitude)
+
     def with_rows(self, index: Iterable[int]) -> LoraDelta:
         """The delta of the tensor whose row r is row index[r]."""
         magnitude = None if self.magnitude is None else self.magnitude.with_rows(index)

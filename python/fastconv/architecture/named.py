@@ -28,7 +28,7 @@ def named_model(checkpoint: Checkpoint, given: Given) -> NamedModel:
         from fastconv.architecture.litgpt.source import model_from_litgpt
 
         return model_from_litgpt(checkpoint, given)
-    is_hf = checkpoint.format in ("safetensors", "torch") and not holds_meta_names(checkpoint)
+    is_hf = not checkpoint.is_self_contained and not holds_meta_names(checkpoint)
     if not is_hf or not checkpoint.config or has_table(checkpoint.config):
         return canonical_model(checkpoint, given)
     config_file = os.path.join(checkpoint.directory, "config.json")

@@ -43,3 +43,8 @@ class Checkpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
     encoded: dict[str, memoryview] = field(default_factory=dict)
     parts: tuple[dict[str, LazyTensor], ...] = ()
+
+    @property
+    def is_self_contained(self) -> bool:
+        """Whether its files say all, hyperparameters and vocabulary too, as GGUF's and the GGML family's do."""
+        return self.format in ("gguf", "ggjt")

@@ -167,7 +167,7 @@ def _opaque_call(name: str) -> Callable[[tuple[Any, ...]], Opaque]:
 
 
 # Source: torch/storage.py (classes), torch/_utils.py and torch/_tensor.py (functions), torch 2.13.
-_STORAGES = {
+STORAGES = {
     "DoubleStorage": "f64",
     "FloatStorage": "f32",
     "HalfStorage": "f16",
@@ -221,7 +221,7 @@ def _allowed_globals() -> dict[str, Global]:
         "_codecs.encode": _opaque_call("bytes"),
     }
     table = {name: Global(name, "call", function) for name, function in calls.items()}
-    for name, dtype in _STORAGES.items():
+    for name, dtype in STORAGES.items():
         for module in ("torch", "torch.storage"):
             table[f"{module}.{name}"] = Global(f"{module}.{name}", "storage", dtype)
     for name, dtype in DTYPES.items():

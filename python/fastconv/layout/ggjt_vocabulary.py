@@ -10,11 +10,10 @@ import struct
 from functools import lru_cache
 
 from fastconv.errors import VocabularyError
-from fastconv.vocab.vocabulary import TokenType, Vocabulary
+from fastconv.vocab.vocabulary import ADDED_SCORE, LLAMA_IDS, TokenType, Vocabulary
 
 _WORD_START = "\u2581".encode()
 _UNKNOWN_TEXT = " \u2047 ".encode()
-_ADDED_SCORE = -1000.0
 
 
 def token_records(vocabulary: Vocabulary, n_vocab: int) -> bytes:
@@ -44,10 +43,10 @@ def vocabulary_notes(vocabulary: Vocabulary) -> list[str]:
     notes = []
     if vocabulary.kind == "bpe":
         notes.append("GGJT holds no BPE merges: its readers tokenize by score, not always as the model's tokenizer")
-    for role, fixed_id in (("bos", 1), ("eos", 2)):
+    for role in ("bos", "eos"):
         token_id = vocabulary.special_ids.get(role)
-        if token_id is not None and token_id != fixed_id:
-            notes.append(f"GGJT readers take token {fixed_id} for {role}, this model uses {token_id}")
+        if token_id is not None and token_id != LLAMA_IDS[role]:
+            notes.append(f"GGJT readers take token {LLAMA_IDS[role]} for {role}, this model uses {token_id}")
     return notes
 
 
@@ -82,7 +81,7 @@ def _byte_of(text: bytes, token_id: int) -> bytes:
 def _bpe_token(vocabulary: Vocabulary, token_id: int) -> tuple[bytes, float]:
     text = vocabulary.tokens[token_id]
     if vocabulary.types[token_id] != TokenType.NORMAL:
-        return text, _ADDED_SCORE
+        return text, ADDED_SCORE
     alphabet = _byte_alphabet()
     try:
         return bytes(alphabet[letter] for letter in text.decode()), -float(token_id)

@@ -24,7 +24,7 @@ from fastconv.layout.provenance import provenance
 from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType, todays_type
 from fastconv.plan.mixtures import ModelFacts
 from fastconv.plan.naming import interleaved
-from fastconv.plan.recipe import Recipe, UnquantizedTensor, quantizer_order, tensor_types
+from fastconv.plan.recipe import Recipe, UnquantizedTensor, ggml_shape, quantizer_order, tensor_types
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 
@@ -103,7 +103,7 @@ def lay_out(
     if not tensors:
         return assembled(values, [], notes=notes)
     found = [
-        UnquantizedTensor(name, _dims(merged.base.shape), _kept(checkpoint, name, merged))
+        UnquantizedTensor(name, ggml_shape(merged.base.shape), _kept(checkpoint, name, merged))
         for name, merged in tensors.items()
     ]
     if file_type.keeps:
@@ -124,11 +124,6 @@ def _inherited(checkpoint: Checkpoint, values: KeyValues, shapes: Mapping[str, t
         yield f"{checkpoint.path}: breaks {more} more rules, carried over too: fastconv verify names them"
 
 
-def _dims(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without leading dimensions of 1, as ggml counts them."""
-    return shape[next((i for i, n in enumerate(shape) if n != 1), len(shape) - 1) :] if shape else (1,)
-
-
 def _kept(checkpoint: Checkpoint, name: str, merged: MergedTensor) -> str:
     """The type of a tensor that is not quantized: the file's own, the adapter's where it adds the tensor."""
     stored = checkpoint.tensors.get(name)
@@ -141,9 +136,8 @@ def _kept(checkpoint: Checkpoint, name: str, merged: MergedTensor) -> str:
 def _facts(checkpoint: Checkpoint) -> ModelFacts:
     def number(key: str, default: int | None = None) -> int:
         value = checkpoint.metadata.get(f"{architecture}.{key}", default)
-        first = (
-            value[0] if isinstance(value, GgufArray) and value else value
-        )  # one number for all layers, or one for each
+        # One number for all layers, or one for each.
+        first = value[0] if isinstance(value, GgufArray) and value else value
         if type(first) is not int:
             raise CheckpointError(
                 f"{architecture}.{key} is missing or not a number", file=checkpoint.path, found=str(value)[:80]

@@ -11,19 +11,7 @@ from typing import Any
 
 from gguf.constants import GGUFValueType
 
-_SCALARS = {
-    GGUFValueType.UINT8: "<B",
-    GGUFValueType.INT8: "<b",
-    GGUFValueType.UINT16: "<H",
-    GGUFValueType.INT16: "<h",
-    GGUFValueType.UINT32: "<I",
-    GGUFValueType.INT32: "<i",
-    GGUFValueType.UINT64: "<Q",
-    GGUFValueType.INT64: "<q",
-    GGUFValueType.FLOAT32: "<f",
-    GGUFValueType.FLOAT64: "<d",
-    GGUFValueType.BOOL: "<?",
-}
+from fastconv.checkpoint.gguf_array import SCALARS
 
 
 def encode_string(text: str | bytes) -> bytes:
@@ -44,7 +32,7 @@ def encode_value(value_type: GGUFValueType, value: Any) -> bytes:
     if value_type == GGUFValueType.ARRAY:
         return tag + _array(value)
     try:
-        return tag + struct.pack(_SCALARS[value_type], value)
+        return tag + struct.pack(f"<{SCALARS[value_type]}", value)
     except struct.error as error:
         raise ValueError(f"{value!r} is not a {value_type.name.lower()} ({error})") from None
 

@@ -11,11 +11,8 @@ from fastconv.paths import is_folder
 from fastconv.request import ConvertRequest
 
 PREFIX = "fastconv."
-# Said by other keys, or without influence on the bytes.
-_LEFT_OUT = (
-    *("source", "outfile", "adapters"),
-    *("threads", "overwrite", "checksum", "provenance", "resume", "sync", "max_memory"),
-)
+TOLD_ELSEWHERE = ("source", "outfile", "adapters", "threads", "overwrite", "checksum", "resume", "sync", "max_memory")
+"""Fields of a request that are told beside the options, or without influence on the bytes."""
 
 
 def provenance(request: ConvertRequest) -> dict[str, str]:
@@ -28,7 +25,7 @@ def provenance(request: ConvertRequest) -> dict[str, str]:
     options = {
         field.name: getattr(request, field.name)
         for field in dataclasses.fields(request)
-        if field.name not in _LEFT_OUT and getattr(request, field.name) != field.default
+        if field.name not in (*TOLD_ELSEWHERE, "provenance") and getattr(request, field.name) != field.default
     }
     adapters = [{"path": path, "scale": scale, "sha256": _adapter_sum(path)} for path, scale in request.adapters]
     return {

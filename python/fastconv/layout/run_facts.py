@@ -14,14 +14,12 @@ from fastconv import _native
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.storage import FileStorage
 from fastconv.layout.laid_out import LaidOut
-from fastconv.layout.provenance import version
+from fastconv.layout.provenance import TOLD_ELSEWHERE, version
 from fastconv.layout.resume_journal import Facts
 from fastconv.layout.sha256_file import sha256
 from fastconv.plan.job import TensorJob
 from fastconv.request import ConvertRequest
 
-# Without influence on the bytes, or said by other facts.
-_LEFT_OUT = ("source", "outfile", "adapters", "threads", "overwrite", "checksum", "resume", "sync", "max_memory")
 # At both ends of an input: headers, indices, and what a copy that was cut short lacks.
 _END_BYTES = 64 << 10
 
@@ -38,7 +36,7 @@ def run_facts(
         "options": {
             f"--{field.name.replace('_', '-')}": repr(getattr(request, field.name))
             for field in dataclasses.fields(request)
-            if field.name not in _LEFT_OUT
+            if field.name not in TOLD_ELSEWHERE
         },
         "files": _files(targets, jobs),
         "targets": {os.path.relpath(path, folder): str(laid_out.size) for path, laid_out in targets},
@@ -51,7 +49,7 @@ def run_facts(
 
 def _files(targets: Sequence[tuple[str, LaidOut]], jobs: Sequence[TensorJob]) -> Mapping[str, str]:
     told: dict[str, str] = {}
-    for tensor in (factor for job in jobs for factor in _factors(job)):
+    for tensor in (factor for job in jobs for factor in job.factors):
         for storage in _storages(tensor):
             if storage.path not in told:
                 told[storage.path] = f"{_state(storage)} {sha256(storage.path)}"
@@ -61,15 +59,6 @@ def _files(targets: Sequence[tuple[str, LaidOut]], jobs: Sequence[TensorJob]) ->
         if storage.path not in told:
             told[storage.path] = f"{_state(storage)} {_ends(storage)}"
     return {os.path.realpath(path): state for path, state in told.items()}
-
-
-def _factors(job: TensorJob) -> Iterable[LazyTensor]:
-    for delta in job.deltas:
-        yield from (delta.b, delta.a)
-        if delta.magnitude is not None:
-            yield delta.magnitude
-    if job.importance is not None:
-        yield job.importance.sums
 
 
 def _storages(tensor: LazyTensor) -> Iterable[FileStorage]:
@@ -108,7 +97,7 @@ def _tensors(jobs: Sequence[TensorJob]) -> str:
             digest.update(f"delta {delta.scale.hex()} {delta.magnitude is not None}\n".encode())
         if job.importance is not None:
             digest.update(f"importance {job.importance.counts}\n".encode())
-        for factor in _factors(job):
+        for factor in job.factors:
             _describe(factor, digest)
     return digest.hexdigest()
 

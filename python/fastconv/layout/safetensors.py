@@ -19,9 +19,8 @@ def safetensors_file(
 
     So every array is aligned to its elements, whatever order the tensors had before. metadata: for __metadata__.
     """
-    header: dict[str, object] = {
-        "__metadata__": {"format": "pt", **(metadata or {})}
-    }  # transformers refuses files without it
+    # transformers refuses files without a format.
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     ordered = sorted(entries, key=lambda entry: (-ELEMENT_BITS[entry.type], entry.name))
     end = 0
     for entry in ordered:

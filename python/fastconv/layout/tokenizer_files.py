@@ -19,11 +19,9 @@ from fastconv.layout.laid_out import LaidOut
 from fastconv.request import ConvertRequest
 from fastconv.vocab.embedded import embedded_vocabulary
 from fastconv.vocab.files import TOKENIZER_JSON
-from fastconv.vocab.sentencepiece import ADDED_SCORE
-from fastconv.vocab.vocabulary import TokenType, Vocabulary
+from fastconv.vocab.vocabulary import ADDED_SCORE, LLAMA_IDS, SPECIAL_KINDS, TokenType, Vocabulary
 
 _SPACE = "\u2581"
-_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 # How text is cut before byte pairs are joined, by the name in tokenizer.ggml.pre: of those whose original tokenizers
 # are known to do nothing else to the text.
@@ -56,7 +54,7 @@ def files_beside(
     and what users of the folder must know. but: names to leave out."""
     copied = copied_files(request.vocab_dir or model.directory, but)
     notes = tokenizer_notes(copied)
-    if not notes or request.vocab_dir is not None or checkpoint.format not in ("gguf", "ggjt"):
+    if not notes or request.vocab_dir is not None or not checkpoint.is_self_contained:
         return copied, notes
     try:
         made = _tokenizer_files(checkpoint, model.tensors[model.per_token[0]].shape[0])
@@ -233,14 +231,13 @@ def _adds(vocabulary: Vocabulary, kind: str) -> bool:
 
 
 def _ids(vocabulary: Vocabulary) -> dict[str, int]:
-    assumed = {"bos": 1, "eos": 2, "unk": 0} if vocabulary.kind == "spm" else {}
-    return assumed | vocabulary.special_ids
+    return (LLAMA_IDS if vocabulary.kind == "spm" else {}) | vocabulary.special_ids
 
 
 def _named(vocabulary: Vocabulary, tokens: list[str]) -> dict[str, tuple[int, str]]:
     """(id, text) of the special tokens: as stated, else as llama.cpp assumes."""
     stated = _ids(vocabulary)
-    ids = {kind: stated.get(kind, -1) for kind in _KINDS}
+    ids = {kind: stated.get(kind, -1) for kind in SPECIAL_KINDS}
     return {kind: (token_id, tokens[token_id]) for kind, token_id in ids.items() if 0 <= token_id < len(tokens)}
 
 

@@ -10,26 +10,17 @@ import struct
 import zlib
 from collections.abc import Sequence
 
+from fastconv.checkpoint.tensor_globals import STORAGES
 from fastconv.errors import PlanError
 from fastconv.layout.laid_out import Checksum, CopiedBytes, LaidOut, PlacedTensor
 from fastconv.layout.weights_file import ArrayEntry
+from fastconv.types import TYPES
 
 _ALIGNMENT = 64  # of every member's data; source: torch, caffe2/serialize/inline_container.h (kFieldAlignment)
 _ABSENT16, _ABSENT32 = 0xFFFF, 0xFFFFFFFF
 _PADDING_ID = 0x4246  # "FB": what torch calls its padding
 
-_STORAGES = {
-    "f64": "DoubleStorage",
-    "f32": "FloatStorage",
-    "f16": "HalfStorage",
-    "bf16": "BFloat16Storage",
-    "i64": "LongStorage",
-    "i32": "IntStorage",
-    "i16": "ShortStorage",
-    "i8": "CharStorage",
-    "u8": "ByteStorage",
-    "bool": "BoolStorage",
-}
+_STORAGES = {dtype: name for name, dtype in STORAGES.items() if dtype in TYPES}
 
 # Source of the records: APPNOTE.TXT 6.3.10, sections 4.3.7, 4.3.12 and 4.3.14 to 4.3.16.
 _LOCAL = struct.Struct("<4s5H3I2H")

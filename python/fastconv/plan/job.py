@@ -33,3 +33,9 @@ class TensorJob:
     deltas: tuple[LoraDelta, ...]
     outputs: tuple[TensorOutput, ...]
     importance: Importance | None = None
+
+    @property
+    def factors(self) -> tuple[LazyTensor, ...]:
+        """What decides its elements beside the source: the factors of deltas, the sums of the importance."""
+        sums = () if self.importance is None else (self.importance.sums,)
+        return (*(factor for delta in self.deltas for factor in delta.factors), *sums)

@@ -228,11 +228,16 @@ class _TypeChooser:
 
 
 def is_quantizable(name: str, shape: Sequence[int], model: ModelFacts) -> bool:
-    """Whether llama-quantize would quantize a tensor. Leading dimensions of 1 do not count."""
-    n_dims = next((len(shape) - i for i, n in enumerate(shape) if n != 1), 1)
-    if n_dims < 2 or not name.endswith("weight") or name in _NEVER_WHOLE:
+    """Whether llama-quantize would quantize a tensor."""
+    if len(ggml_shape(shape)) < 2 or not name.endswith("weight") or name in _NEVER_WHOLE:
         return False
     return not any(map(name.__contains__, (*_NEVER, *_NEVER_IN.get(model.architecture, ()))))
+
+
+def ggml_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape as ggml counts it: leading dimensions of 1 are none, and a single element has one."""
+    first = next((i for i, n in enumerate(shape) if n != 1), len(shape))
+    return tuple(shape[first:]) or (1,)
 
 
 def _holding(type_name: str, name: str, n_cols: int) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from fastconv.architecture.canonical import canonical_model
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.checkpoint.checkpoint import Checkpoint
+from fastconv.conversion import vocabulary_of
 from fastconv.errors import ArchitectureError, CheckpointError, VocabularyError
 from fastconv.finding import Finding
 from fastconv.layout.targets import given_by
 from fastconv.request import ConvertRequest
-from fastconv.vocab.embedded import embedded_vocabulary
 from fastconv.vocab.load import load_vocabulary
 from fastconv.vocab.vocabulary import Vocabulary
 
@@ -34,15 +34,10 @@ def held_against(
         wanted = canonical_model(source, given_by(request))
     except (ArchitectureError, CheckpointError) as error:
         return [], [f"settings and vocabulary were not held against the source's ({error.what})"]
-    embedded = source.format in ("gguf", "ggjt")
-    findings = list(_settings(found.hparams, wanted.hparams, has_rope_scaling=not embedded))
+    findings = list(_settings(found.hparams, wanted.hparams, has_rope_scaling=not source.is_self_contained))
     try:
         stored = load_vocabulary(found.directory, found.hparams.n_vocab, request.vocab_kind, config=found.config)
-        if embedded and request.vocab_dir is None:
-            vocabulary = embedded_vocabulary(source, wanted.hparams.n_vocab)
-        else:
-            folder = request.vocab_dir or wanted.directory
-            vocabulary = load_vocabulary(folder, wanted.hparams.n_vocab, request.vocab_kind, config=wanted.config)
+        vocabulary = vocabulary_of(request, source, wanted)
     except (VocabularyError, CheckpointError) as error:
         return findings, [f"its vocabulary was not held against the source's ({error.what})"]
     return [*findings, *_vocabulary(stored, vocabulary)], []

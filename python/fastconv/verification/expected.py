@@ -20,7 +20,7 @@ from fastconv.layout.laid_out import LaidOut
 from fastconv.plan.file_types import KEPT
 from fastconv.plan.importance import with_importance
 from fastconv.plan.job import TensorJob, TensorOutput
-from fastconv.plan.recipe import PLAIN
+from fastconv.plan.recipe import PLAIN, ggml_shape
 from fastconv.record import record
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
@@ -46,7 +46,7 @@ class Expected:
 
 def request_for(checkpoint: Checkpoint, request: ConvertRequest) -> ConvertRequest:
     """The request that would write the file's format. Raises UsageError for one that is never written."""
-    if checkpoint.format in ("gguf", "ggjt") and not checkpoint.tensors:
+    if checkpoint.is_self_contained and not checkpoint.tensors:
         request = replace(request, vocab_only=True)
     if checkpoint.format == "gguf":
         return replace(request, to="gguf")
@@ -96,7 +96,8 @@ def expected(checkpoint: Checkpoint, request: ConvertRequest, imatrix: str | Non
         if name not in targets:
             continue
         merged = targets[name]
-        if _dims(stored.shape) != _dims(merged.base.shape):
+        # Not every format keeps leading dimensions of 1.
+        if ggml_shape(stored.shape) != ggml_shape(merged.base.shape):
             found, wanted = (" x ".join(map(str, shape)) for shape in (stored.shape, merged.base.shape))
             findings.append(Finding("has another shape than in the source", name, found, wanted))
             continue
@@ -137,11 +138,6 @@ def _job(
         return None
     output = TensorOutput(0, written, 0, 0)
     return TensorJob(name, source_name, merged.base.shape, merged.base, merged.deltas, (output,))
-
-
-def _dims(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without leading dimensions of 1, which not every format keeps."""
-    return shape[next((i for i, n in enumerate(shape) if n != 1), len(shape)) :]
 
 
 def _gguf_metadata(checkpoint: Checkpoint, laid_out: LaidOut) -> tuple[list[Finding], list[str]]:

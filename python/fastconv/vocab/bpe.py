@@ -17,14 +17,13 @@ from fastconv.errors import VocabularyError
 from fastconv.vocab.files import TOKENIZER_JSON, TokenizerFiles
 from fastconv.vocab.guard import check_growth, guarded
 from fastconv.vocab.sentencepiece import Pieces, added_token_type
-from fastconv.vocab.vocabulary import TokenType
+from fastconv.vocab.vocabulary import PADDING_SCORE, SPECIAL_KINDS, TokenType
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
 
 _PLACEHOLDER_SCORE = -1000.0
-_PADDING_SCORE = -10000.0
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_NAMED = tuple(f"{kind}_token" for kind in SPECIAL_KINDS)
 _MORE = ("additional_special_tokens", "extra_special_tokens")
 # What tokenizer classes assume where tokenizer_config.json is silent.
 _CLASS_TOKENS = {
@@ -117,7 +116,7 @@ def _pieces(tokenizer: Tokenizer, files: TokenizerFiles, n_vocab: int) -> Pieces
     padding = range(len(tokens), n_vocab)
     tokens += [b"[PAD%d]" % token_id for token_id in padding]
     types += [int(TokenType.UNUSED)] * len(padding)
-    scores += [_PADDING_SCORE] * len(padding)
+    scores += [PADDING_SCORE] * len(padding)
     return Pieces(tokens, scores, types, n_base)
 
 

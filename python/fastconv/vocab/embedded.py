@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.gguf_array import GgufArray
 from fastconv.errors import VocabularyError
-from fastconv.vocab.vocabulary import TokenType, Vocabulary
+from fastconv.vocab.vocabulary import ADDED_SCORE, LLAMA_IDS, PADDING_SCORE, TokenType, Vocabulary
 
 _KINDS = {"llama": "spm", "gpt2": "bpe"}
 _KIND_OF_KEY = {"unknown": "unk", "seperator": "sep", "padding": "pad"}
@@ -20,10 +20,7 @@ _GIVE_TOKENIZER = "give the folder of the model's tokenizer with --vocab-dir"
 
 # Where SentencePiece vocabularies of LLaMA have their special tokens, and their bytes from id 3 on.
 _SPECIAL = ((b"<unk>", TokenType.UNKNOWN), (b"<s>", TokenType.CONTROL), (b"</s>", TokenType.CONTROL))
-_SPECIAL_IDS = {"bos": 1, "eos": 2, "unk": 0}
 _FIRST_BYTE, _FIRST_PIECE = 3, 259
-_ADDED_SCORE = -1000.0
-_PADDING_SCORE = -10000.0
 
 _ITEMS: dict[str, tuple[type, ...]] = {
     "tokens": (str, bytes),
@@ -46,7 +43,7 @@ def embedded_vocabulary(checkpoint: Checkpoint, n_vocab: int) -> Vocabulary:
         vocabulary.tokens.append(b"[PAD%d]" % token_id)
         vocabulary.types.append(int(TokenType.UNUSED))
         if vocabulary.scores:
-            vocabulary.scores.append(_PADDING_SCORE)
+            vocabulary.scores.append(PADDING_SCORE)
     return vocabulary
 
 
@@ -138,7 +135,7 @@ def _of_ggjt(header: Mapping[str, Any], path: str, n_vocab: int) -> Vocabulary:
         token, token_type = _spm_token(token_id, text, score)
         tokens.append(token)
         types.append(int(token_type))
-    return Vocabulary("spm", tokens, types, scores=list(scores), special_ids=dict(_SPECIAL_IDS))
+    return Vocabulary("spm", tokens, types, scores=list(scores), special_ids=dict(LLAMA_IDS))
 
 
 def _spm_token(token_id: int, text: bytes, score: float) -> tuple[bytes, TokenType]:
@@ -148,6 +145,6 @@ def _spm_token(token_id: int, text: bytes, score: float) -> tuple[bytes, TokenTy
         return text, TokenType.CONTROL
     if _FIRST_BYTE <= token_id < _FIRST_PIECE and len(text) == 1:
         return b"<0x%02X>" % text[0], TokenType.BYTE
-    if token_id >= _FIRST_PIECE and score == _ADDED_SCORE:
+    if token_id >= _FIRST_PIECE and score == ADDED_SCORE:
         return text, TokenType.USER_DEFINED
     return text.replace(b" ", "\u2581".encode()), TokenType.NORMAL

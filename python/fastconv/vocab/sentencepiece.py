@@ -12,11 +12,8 @@ from typing import Any
 from fastconv.errors import VocabularyError
 from fastconv.vocab.files import SENTENCEPIECE_MODEL, TokenizerFiles
 from fastconv.vocab.guard import guarded
-from fastconv.vocab.vocabulary import TokenType
+from fastconv.vocab.vocabulary import ADDED_SCORE, PADDING_SCORE, TokenType
 
-# Scores of tokens that no piece of the model stands behind.
-ADDED_SCORE = -1000.0
-_PADDING_SCORE = -10000.0
 _MOST_DIGITS = 1000  # Python makes no integers of texts that are much longer
 
 
@@ -47,7 +44,7 @@ def read_pieces(files: TokenizerFiles, n_vocab: int) -> Pieces:
         )
     padding = range(pieces.n_base, n_vocab)
     pieces.tokens += [b"[PAD%d]" % token_id for token_id in padding]
-    pieces.scores += [_PADDING_SCORE] * len(padding)
+    pieces.scores += [PADDING_SCORE] * len(padding)
     pieces.types += [TokenType.UNUSED] * len(padding)
     for token_id, text, token_type in _added(files, n_vocab):
         pieces.tokens[token_id] = text.encode()

@@ -13,10 +13,10 @@ from typing import Any
 from fastconv.errors import VocabularyError
 from fastconv.paths import is_folder
 from fastconv.vocab.files import TOKENIZER_JSON, TokenizerFiles
+from fastconv.vocab.vocabulary import SPECIAL_KINDS
 
 ChatTemplate = str | list[dict[str, str]]
 
-_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 INFILL_KINDS = ("prefix", "suffix", "middle", "eot")
 
 
@@ -32,7 +32,7 @@ class SpecialTokens:
 
 
 def read_special_tokens(
-    files: TokenizerFiles, config: dict[str, Any], n_vocab: int | None, kinds: tuple[str, ...] = _KINDS
+    files: TokenizerFiles, config: dict[str, Any], n_vocab: int | None, kinds: tuple[str, ...] = SPECIAL_KINDS
 ) -> SpecialTokens:
     """Special tokens from tokenizer.json, tokenizer_config.json and the model's config.json, in this precedence.
 
@@ -52,7 +52,9 @@ class _Reader:
         self.tokenizer = files.object(TOKENIZER_JSON) or {}
         self.tokenizer_config = files.object("tokenizer_config.json") or {}
         # kind -> the token's name, or the object that holds it; templates add to it.
-        self.named = {kind: self.tokenizer_config.get(f"{kind}_token") for kind in (*_KINDS, *INFILL_KINDS, "eom")}
+        self.named = {
+            kind: self.tokenizer_config.get(f"{kind}_token") for kind in (*SPECIAL_KINDS, *INFILL_KINDS, "eom")
+        }
         self.result = SpecialTokens()
 
     def read(self) -> SpecialTokens:

@@ -7,6 +7,13 @@ from enum import IntEnum
 
 from fastconv.record import record
 
+SPECIAL_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+LLAMA_IDS = {"bos": 1, "eos": 2, "unk": 0}
+"""Where SentencePiece vocabularies of LLaMA have them, and what llama.cpp takes where a file does not say."""
+
+# Scores of tokens that no piece of a SentencePiece model stands behind.
+ADDED_SCORE, PADDING_SCORE = -1000.0, -10000.0
+
 
 class TokenType(IntEnum):
     """Values of GGUF's tokenizer.ggml.token_type; source: llama.h, enum llama_token_type."""
