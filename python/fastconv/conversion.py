@@ -22,9 +22,10 @@ from fastconv.layout.commit import commit_all
 from fastconv.layout.kept_file import forget_kept, kept_bytes
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.leftovers import remove_leftovers
-from fastconv.layout.output_file import OutputFile, check_targets, write_error
+from fastconv.layout.output_file import OutputFile, write_error
 from fastconv.layout.output_folder import OutputFolder
 from fastconv.layout.sha256_file import SUFFIX, sum_line
+from fastconv.layout.target_check import check_targets
 from fastconv.layout.targets import Contents, Layout, layout_for
 from fastconv.memory_bounds import check_vocabulary_room, scratch_bound
 from fastconv.paths import exists, is_folder

@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from types import TracebackType
 
 from fastconv import _native
 from fastconv.errors import OutputError
 from fastconv.layout.kept_file import is_resumable, kept_name, open_locked, unlink_locked
 from fastconv.layout.laid_out import Checksum, CopiedBytes
-from fastconv.layout.leftovers import leftover_bytes, lock, remove_leftovers, temporary_name
+from fastconv.layout.leftovers import lock, remove_leftovers, temporary_name
 from fastconv.layout.rename import exchange, rename_new
 
 _COPY_BYTES = 1 << 20
@@ -201,52 +200,6 @@ class OutputFile:
             self._close()
         else:
             self.discard()
-
-
-def check_targets(
-    targets: Mapping[str, int], inputs: Sequence[str], *, overwrite: bool, folders: Collection[str] = ()
-) -> None:
-    """Before anything is written: every target is allowed, writable and has room.
-
-    targets: path -> size in bytes. inputs: files being read, which no target may be. folders: those that hold targets
-    and are made where they are missing. Raises OutputError.
-    """
-    needed: dict[int, tuple[str, int]] = {}
-    swept: set[tuple[int, str, str | None]] = set()
-    for made in folders:
-        if os.path.lexists(made) and not os.path.isdir(made):
-            raise OutputError("is no folder", file=made, fix="give --outfile another name")
-    for path, size in targets.items():
-        folder, file_name = os.path.split(os.path.abspath(path))
-        name: str | None = file_name
-        if os.path.dirname(path) in folders:
-            name = None
-            if not os.path.lexists(folder):
-                folder, name = os.path.split(folder)
-        if os.path.isdir(path):
-            raise OutputError("is a folder", file=path, fix="give --outfile a file name")
-        if not os.path.isdir(folder):
-            raise OutputError("the folder does not exist", file=folder, fix="make it first")
-        if os.path.lexists(path):
-            for source in inputs:
-                if os.path.exists(path) and os.path.samefile(path, source):
-                    raise OutputError("is an input of this run", file=path, fix="write to another file")
-            if not overwrite:
-                raise exists_error(path)
-            if os.path.exists(path) and not os.path.isfile(path):
-                raise OutputError("is no regular file", file=path, fix="write to another file")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError("cannot be written (no permission for the folder)", file=path)
-        device = os.stat(folder).st_dev
-        needed[device] = (folder, needed.get(device, ("", 0))[1] + size)
-        swept.add((device, folder, name))
-    for device, (folder, size) in needed.items():
-        free = shutil.disk_usage(folder).free
-        free += sum(leftover_bytes(where, name) for on, where, name in swept if on == device)
-        if free < size:
-            raise OutputError(
-                "not enough room", file=folder, found=f"{free} bytes free", expected=f"{size}", fix="free some space"
-            )
 
 
 def exists_error(path: str) -> OutputError:
