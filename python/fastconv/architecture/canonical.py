@@ -67,6 +67,11 @@ def instances(spec: ArchitectureSpec, hparams: Hyperparameters) -> Iterator[tupl
                 yield rule, layer, rule.hf.format(layer=layer)
 
 
+def meta_names(spec: ArchitectureSpec, hparams: Hyperparameters) -> dict[str, str]:
+    """Canonical name -> Meta's, which GGJT files share."""
+    return {name: rule.meta.format(layer=layer) for rule, layer, name in instances(spec, hparams)}
+
+
 def rule_shape(rule: TensorRule, hparams: Hyperparameters) -> tuple[int, ...]:
     return tuple(getattr(hparams, attribute) for attribute in rule.shape)
 
@@ -99,17 +104,8 @@ def _from_gguf(checkpoint: Checkpoint) -> CanonicalModel:
     config |= {"architectures": [spec.hf_classes[0]], "model_type": spec.name}
     keys = {key: f"{spec.name}.{stored}" for key, stored in gguf_keys.KEYS.items()}
     hparams = _located(spec, config, checkpoint.path, len(wanted), keys)
-    expected = {name: rule for rule, _, name in instances(spec, hparams)}
-    canonical = {stored: name for name, stored in gguf_keys.gguf_names(spec, expected).items()}
-    tensors: dict[str, LazyTensor] = {}
-    source_names: dict[str, str] = {}
-    for stored, tensor in wanted.items():
-        name = canonical.get(stored)
-        if name is None:
-            raise _surplus(checkpoint, checkpoint.path, stored, hparams)
-        tensors[name] = _in_halves(tensor, expected[name], hparams).renamed(name)
-        source_names[name] = stored
-    return _checked(checkpoint, spec, hparams, tensors, config, source_names)
+    names = gguf_keys.gguf_names(spec, [name for _, _, name in instances(spec, hparams)])
+    return _renamed(checkpoint, spec, hparams, wanted, names, config)
 
 
 def _from_meta(checkpoint: Checkpoint, n_ctx: int | None) -> CanonicalModel:
@@ -143,18 +139,30 @@ def _under_meta_names(
     n_ctx: int | None,
     keys: Mapping[str, str],
 ) -> CanonicalModel:
-    spec = LLAMA
     config = meta_params.as_hf_config(params, lambda name: joined[name].shape, n_ctx, params_path)
-    hparams = _located(spec, config, params_path, len(joined), keys)
-    names = _meta_names(spec, hparams)
+    hparams = _located(LLAMA, config, params_path, len(joined), keys)
+    return _renamed(checkpoint, LLAMA, hparams, joined, meta_names(LLAMA, hparams), config)
+
+
+def _renamed(
+    checkpoint: Checkpoint,
+    spec: ArchitectureSpec,
+    hparams: Hyperparameters,
+    stored: Mapping[str, LazyTensor],
+    names: Mapping[str, str | None],
+    config: dict[str, Any],
+) -> CanonicalModel:
+    """A model by other names and in Meta's row order. names: canonical -> stored."""
+    rules = {name: rule for rule, _, name in instances(spec, hparams)}
+    canonical = {other: name for name, other in names.items()}
     tensors: dict[str, LazyTensor] = {}
     source_names: dict[str, str] = {}
-    for meta, tensor in joined.items():
-        if meta not in names:
-            raise _surplus(checkpoint, checkpoint.path, meta, hparams)
-        hf, rule = names[meta]
-        tensors[hf] = _in_halves(tensor, rule, hparams).renamed(hf)
-        source_names[hf] = meta
+    for other, tensor in stored.items():
+        name = canonical.get(other)
+        if name is None:
+            raise _surplus(checkpoint, checkpoint.path, other, hparams)
+        tensors[name] = _in_halves(tensor, rules[name], hparams).renamed(name)
+        source_names[name] = other
     return _checked(checkpoint, spec, hparams, tensors, config, source_names)
 
 
@@ -196,13 +204,6 @@ def _located(
     return hparams
 
 
-def _meta_names(spec: ArchitectureSpec, hparams: Hyperparameters) -> dict[str, tuple[str, TensorRule]]:
-    return {
-        (rule.meta if layer is None else rule.meta.format(layer=layer)): (hf, rule)
-        for rule, layer, hf in instances(spec, hparams)
-    }
-
-
 def _wanted(tensors: Mapping[str, LazyTensor], ignored: Sequence[str], path: str) -> dict[str, LazyTensor]:
     pattern = re.compile("|".join(f"(?:{pattern})" for pattern in ignored))
     wanted = {name: tensor for name, tensor in tensors.items() if not pattern.fullmatch(name)}
@@ -213,18 +214,8 @@ def _wanted(tensors: Mapping[str, LazyTensor], ignored: Sequence[str], path: str
 
 def _joined_parts(checkpoint: Checkpoint, n_embd: object) -> dict[str, LazyTensor]:
     """The tensors of a Meta or GGML model under Meta's names, its model-parallel parts joined."""
-    spec, path = LLAMA, checkpoint.path
-    parts = [_wanted(part, spec.ignored, path) for part in checkpoint.parts or (checkpoint.tensors,)]
-    joined = _join_parts(parts, spec, n_embd, path)
-    for name in (_META_EMBEDDING, "layers.0.feed_forward.w1.weight"):
-        if name not in joined or len(joined[name].shape) != 2:
-            raise ArchitectureError("is missing or not a matrix", file=path, tensor=name)
-    return joined
-
-
-def _join_parts(
-    parts: Sequence[Mapping[str, LazyTensor]], spec: ArchitectureSpec, n_embd: object, path: str
-) -> dict[str, LazyTensor]:
+    path = checkpoint.path
+    parts = [_wanted(part, LLAMA.ignored, path) for part in checkpoint.parts or (checkpoint.tensors,)]
     first = parts[0]
     for index, part in enumerate(parts):
         odd = sorted(first.keys() ^ part.keys())
@@ -232,9 +223,16 @@ def _join_parts(
             raise ArchitectureError(
                 f"stands in some parts only (part {index} disagrees with part 0)", file=path, tensor=odd[0]
             )
-    if len(parts) == 1:
-        return dict(first)
-    axes = {re.sub(r"\.\d+\.", ".{layer}.", rule.meta): rule.join for rule in spec.rules}
+    joined = _joined(parts, n_embd, path) if len(parts) > 1 else first
+    for name in (_META_EMBEDDING, "layers.0.feed_forward.w1.weight"):
+        if name not in joined or len(joined[name].shape) != 2:
+            raise ArchitectureError("is missing or not a matrix", file=path, tensor=name)
+    return joined
+
+
+def _joined(parts: Sequence[Mapping[str, LazyTensor]], n_embd: object, path: str) -> dict[str, LazyTensor]:
+    first = parts[0]
+    axes = {rule.meta: rule.join for rule in LLAMA.rules}
     # Llama 3 cuts the embedding by rows, Llama 1 and 2 by columns.
     if len(first[_META_EMBEDDING].shape) == 2 and first[_META_EMBEDDING].shape[1] == n_embd:
         axes[_META_EMBEDDING] = 0
@@ -315,7 +313,7 @@ def _file(tensor: LazyTensor, checkpoint: Checkpoint) -> str:
 
 def _settings(checkpoint: Checkpoint) -> str:
     """What states the sizes of the model."""
-    if checkpoint.format in ("gguf", "ggjt"):
+    if checkpoint.is_self_contained:
         return "the header"
     return "params.json" if holds_meta_names(checkpoint) else _CONFIG
 

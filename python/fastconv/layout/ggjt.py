@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fastconv.adapter.delta import MergedTensor
-from fastconv.architecture.canonical import instances
+from fastconv.architecture.canonical import instances, meta_names
 from fastconv.architecture.hparams import Hyperparameters
 from fastconv.architecture.spec import CanonicalModel
 from fastconv.errors import PlanError
 from fastconv.layout.ggjt_vocabulary import token_records, vocabulary_notes
 from fastconv.layout.laid_out import LaidOut, PlacedTensor
 from fastconv.plan.file_types import FileType
-from fastconv.plan.naming import meta_names
 from fastconv.plan.recipe import PLAIN, Recipe
 from fastconv.record import record
 from fastconv.types import TYPES, row_bytes
@@ -88,7 +87,7 @@ def lay_out(
     chunks = [(0, header)]
     placed: list[PlacedTensor] = []
     end = len(header)
-    names = meta_names(model)
+    names = meta_names(model.spec, hparams)
     for rule, _, expected in instances(model.spec, hparams):
         canonical = expected if expected in tensors or rule.tied_to is None else rule.tied_to
         name, shape = names[expected], tensors[canonical].base.shape

@@ -23,8 +23,8 @@ from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.provenance import provenance
 from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType, todays_type
 from fastconv.plan.mixtures import ModelFacts
-from fastconv.plan.naming import interleaved
 from fastconv.plan.recipe import Recipe, UnquantizedTensor, ggml_shape, quantizer_order, tensor_types
+from fastconv.plan.row_order import interleaved
 from fastconv.request import ConvertRequest
 from fastconv.types import TYPES
 

@@ -14,8 +14,8 @@ from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.layout.laid_out import LaidOut
 from fastconv.layout.provenance import provenance
 from fastconv.plan.file_types import FILE_TYPES, KEPT, FileType
-from fastconv.plan.naming import interleaved
 from fastconv.plan.recipe import Recipe
+from fastconv.plan.row_order import interleaved
 from fastconv.record import record
 from fastconv.request import TARGETS, ConvertRequest
 from fastconv.vocab.vocabulary import Vocabulary

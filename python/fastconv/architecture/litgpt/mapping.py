@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 
-from fastconv.architecture.litgpt.namings import BOTH, SHAPES, Module, Naming
+from fastconv.architecture.litgpt.namings import SHAPES, Module, Naming
 from fastconv.architecture.litgpt.rows import grouped_from_split, split_from_grouped
 from fastconv.record import record
 
@@ -103,10 +103,6 @@ def shared_rows(naming: Naming, sizes: Sizes, layout: str) -> Iterator[SharedRow
 def head_names(naming: Naming) -> tuple[str, str]:
     """Hugging Face's names of the embedding and of the head."""
     return f"{naming.top[0].hf[0]}.weight", f"{naming.top[-1].hf[0]}.weight"
-
-
-def has_head_bias(naming: Naming) -> bool:
-    return naming.top[-1].parameters == BOTH
 
 
 def _qkv_order(sizes: Sizes, layout: str, grouped: bool) -> array[int] | None:

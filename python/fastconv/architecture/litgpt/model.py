@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
+from fastconv.architecture.litgpt import namings
 from fastconv.architecture.litgpt.classes import ModelClass, class_of_config
 from fastconv.architecture.litgpt.mapping import Sizes, head_names
-from fastconv.architecture.litgpt.source import heads_of_config
 from fastconv.architecture.spec import NamedModel
 from fastconv.errors import ArchitectureError
+from fastconv.record import record
 
 
 def model_class_and_sizes(model: NamedModel) -> tuple[ModelClass, Sizes]:
@@ -51,3 +54,37 @@ def model_class_and_sizes(model: NamedModel) -> tuple[ModelClass, Sizes]:
         n_norm_q=n_q if whole else heads.head_size,
         n_norm_k=n_kv if whole else heads.head_size,
     )
+
+
+@record(eq=True)
+class Heads:
+    """n_head, n_groups: of queries, and of keys. head_size: rows of one. file: where they are stated."""
+
+    n_head: int
+    n_groups: int
+    head_size: int
+    file: str
+
+
+def heads_of_config(entry: ModelClass, config: Mapping[str, Any]) -> Heads:
+    """From config.json. Raises ArchitectureError where a number is missing or unusable."""
+
+    def size(key: str, default: object = None) -> int:
+        value = config.get(key)
+        value = default if value is None else value
+        if type(value) is not int or not 0 < value < 1 << 31:
+            raise ArchitectureError(f"{key} is not usable", file="config.json", found=repr(value)[:80])
+        return value
+
+    n_head = size("num_attention_heads", config.get("n_head"))
+    groups: object = n_head
+    for hf_key, lit_key, _ in entry.keys:
+        if lit_key == "n_query_groups":
+            groups = config.get(hf_key)
+    if entry.naming is namings.FALCON:
+        groups = 1 if config.get("multi_query", True) else n_head
+    n_groups = n_head if groups is None else groups
+    if type(n_groups) is not int or n_groups < 1 or n_head % n_groups:
+        raise ArchitectureError("key/value heads are not usable", file="config.json", found=repr(n_groups)[:80])
+    default = next((default for _, lit_key, default in entry.keys if lit_key == "head_size"), None)
+    return Heads(n_head, n_groups, size("head_dim", default or size("hidden_size") // n_head), "config.json")

@@ -1,4 +1,4 @@
-"""What GGUF and GGJT share: the order of rows, and Meta's names. Reads no tensor data; types are the layouts'."""
+"""The order of rows that GGUF and GGJT share. Reads no tensor data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,3 @@ def interleaved(model: CanonicalModel, tensors: Mapping[str, MergedTensor]) -> d
         for attribute in set(heads.values())
     }
     return {name: merged.with_rows(index[heads[name]]) if name in heads else merged for name, merged in tensors.items()}
-
-
-def meta_names(model: CanonicalModel) -> dict[str, str]:
-    """Canonical name -> Meta's name, which GGJT files share."""
-    return {
-        hf: rule.meta if layer is None else rule.meta.format(layer=layer)
-        for rule, layer, hf in instances(model.spec, model.hparams)
-    }
