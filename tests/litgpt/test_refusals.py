@@ -186,9 +186,9 @@ def test_models_of_other_kinds(name: str, message: str, tmp_path: Path) -> None:
 
 def test_settings_of_known_models() -> None:
     """Every model that LitGPT has had a name for gives usable sizes, and a class of transformers."""
-    from fastconv.architecture.litgpt.classes import hf_config
     from fastconv.architecture.litgpt.config import known_configs
     from fastconv.architecture.litgpt.namings import NAMINGS
+    from fastconv.architecture.litgpt.settings import hf_config
     from fastconv.architecture.litgpt.source import class_of
 
     known = known_configs()

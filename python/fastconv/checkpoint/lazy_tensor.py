@@ -107,7 +107,7 @@ class LazyTensor:
             rows = array("q", map(matrix.rows.__getitem__, rows))
         n_stored = max(piece.row + piece.n_rows for piece in matrix.pieces)
         identity = len(rows) == n_stored and all(map(operator.eq, rows, range(n_stored)))
-        shape = (len(rows), *self.shape[1:]) if len(self.shape) <= 2 else (len(rows), self.n_cols)
+        shape = self._shape_of_rows(len(rows))
         view = replace(matrix, shape=shape, n_rows=len(rows), rows=None if identity else rows)
         return view._as_row() if identity and len(shape) == 1 else view
 
@@ -116,7 +116,7 @@ class LazyTensor:
         if (start, stop) == (0, self.shape[0]):
             return self
         matrix = self.as_column() if len(self.shape) == 1 else self
-        shape = (stop - start, *self.shape[1:]) if len(self.shape) <= 2 else (stop - start, self.n_cols)
+        shape = self._shape_of_rows(stop - start)
         if matrix.rows is not None:
             return replace(matrix, shape=shape, n_rows=stop - start, rows=matrix.rows[start:stop])
         pieces = []
@@ -194,6 +194,10 @@ class LazyTensor:
     def files(self) -> tuple[str, ...]:
         """Paths of the input files that hold it, each once."""
         return tuple(dict.fromkeys(p.storage.path for p in self.pieces if isinstance(p.storage, FileStorage)))
+
+    def _shape_of_rows(self, n: int) -> tuple[int, ...]:
+        """Of n rows in an order of their own, which leading dimensions need not divide any more."""
+        return (n, *self.shape[1:]) if len(self.shape) <= 2 else (n, self.n_cols)
 
     def as_column(self) -> LazyTensor:
         """A 1-D tensor as a matrix of one column; its shape stays."""

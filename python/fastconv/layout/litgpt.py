@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from fastconv.adapter.delta import MergedTensor
-from fastconv.architecture.litgpt.classes import ModelClass, lit_fields
+from fastconv.architecture.litgpt.classes import ModelClass
 from fastconv.architecture.litgpt.config import DEFAULTS, LitConfig, config_of_name, known_configs, settings_of_2023
 from fastconv.architecture.litgpt.mapping import INTERLEAVED, Sizes, head_names, shared_rows
 from fastconv.architecture.litgpt.model import model_class_and_sizes
+from fastconv.architecture.litgpt.settings import lit_fields
 from fastconv.architecture.litgpt.source import agrees
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint

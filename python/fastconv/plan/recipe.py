@@ -136,7 +136,7 @@ def tensor_types(
     tensor that could be quantized.
     """
     ordered = sorted(tensors, key=lambda tensor: quantizer_order(tensor.name))
-    _check_patterns(tensors, file_type, model, recipe)
+    _check_patterns(tensors, model, recipe)
     chooser = _TypeChooser(file_type, model, recipe, ordered)
     return {tensor.name: chooser.type_of(tensor) for tensor in ordered}
 
@@ -257,9 +257,7 @@ def _does_not_fit(type_name: str, name: str, n_cols: int) -> PlanError:
     )
 
 
-def _check_patterns(
-    tensors: Sequence[UnquantizedTensor], file_type: FileType, model: ModelFacts, recipe: Recipe
-) -> None:
+def _check_patterns(tensors: Sequence[UnquantizedTensor], model: ModelFacts, recipe: Recipe) -> None:
     if not recipe.patterns:
         return
     names = [tensor.name for tensor in tensors if is_quantizable(tensor.name, tensor.shape, model)]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from fastconv.architecture.litgpt import namings
-from fastconv.architecture.litgpt.classes import ModelClass, class_of_config
+from fastconv.architecture.litgpt.classes import Config, ModelClass, class_of_config, positive
 from fastconv.architecture.litgpt.mapping import Sizes, head_names
 from fastconv.architecture.spec import NamedModel
 from fastconv.errors import ArchitectureError
@@ -66,17 +64,9 @@ class Heads:
     file: str
 
 
-def heads_of_config(entry: ModelClass, config: Mapping[str, Any]) -> Heads:
+def heads_of_config(entry: ModelClass, config: Config) -> Heads:
     """From config.json. Raises ArchitectureError where a number is missing or unusable."""
-
-    def size(key: str, default: object = None) -> int:
-        value = config.get(key)
-        value = default if value is None else value
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise ArchitectureError(f"{key} is not usable", file="config.json", found=repr(value)[:80])
-        return value
-
-    n_head = size("num_attention_heads", config.get("n_head"))
+    n_head = positive(config, "num_attention_heads", config.get("n_head"))
     groups: object = n_head
     for hf_key, lit_key, _ in entry.keys:
         if lit_key == "n_query_groups":
@@ -87,4 +77,5 @@ def heads_of_config(entry: ModelClass, config: Mapping[str, Any]) -> Heads:
     if type(n_groups) is not int or n_groups < 1 or n_head % n_groups:
         raise ArchitectureError("key/value heads are not usable", file="config.json", found=repr(n_groups)[:80])
     default = next((default for _, lit_key, default in entry.keys if lit_key == "head_size"), None)
-    return Heads(n_head, n_groups, size("head_dim", default or size("hidden_size") // n_head), "config.json")
+    head_size = positive(config, "head_dim", default or positive(config, "hidden_size") // n_head)
+    return Heads(n_head, n_groups, head_size, "config.json")

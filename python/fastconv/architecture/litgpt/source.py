@@ -18,7 +18,6 @@ from fastconv.architecture.litgpt.classes import (
     ModelClass,
     class_of_config,
     classes_of_naming,
-    hf_config,
     is_tied,
 )
 from fastconv.architecture.litgpt.config import (
@@ -33,6 +32,7 @@ from fastconv.architecture.litgpt.mapping import INTERLEAVED, SPLIT, Sizes, head
 from fastconv.architecture.litgpt.marks import lit_names
 from fastconv.architecture.litgpt.model import Heads, heads_of_config
 from fastconv.architecture.litgpt.namings import NAMINGS, Naming
+from fastconv.architecture.litgpt.settings import hf_config
 from fastconv.architecture.spec import NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.content import same_content
