@@ -1,10 +1,9 @@
-// The engine as Python sees it: the structs of engine/job.hpp, read_rows and Run. Names of types become Types here, and
+// The engine as Python sees it: the structs of engine/job.hpp, rows and Run. Names of types become Types here, and
 // native errors become Python's.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -16,12 +15,10 @@
 #include "engine/input_files.hpp"
 #include "engine/job.hpp"
 #include "engine/memory_plan.hpp"
+#include "engine/rows.hpp"
 #include "engine/run.hpp"
-#include "engine/scratch.hpp"
-#include "engine/source_reader.hpp"
 #include "engine/validate.hpp"
 #include "io/allocator.hpp"
-#include "io/fault_guard.hpp"
 #include "io/rename.hpp"
 #include "io/storage.hpp"
 
@@ -57,60 +54,6 @@ Source make_source(int64_t n_rows, int64_t n_cols, std::vector<Piece> pieces, co
   }
   validate(source);
   return source;
-}
-
-// So many that the pages they are on are few: a column of a matrix is on all of its pages.
-int64_t rows_at_a_time(const SourceReader& reader, int64_t start, int64_t stop) {
-  constexpr int64_t kWindowBytes = 16 << 20;
-  if (reader.columnar()) return stop - start;  // gives its pages back as it walks
-  int64_t bytes = 1;
-  for (const FileRange& range : reader.file_ranges({start, stop, 0, reader.n_cols()})) bytes += range.end - range.begin;
-  return std::max<int64_t>((stop - start) / (bytes / kWindowBytes + 1), 1);
-}
-
-void check_rows(const Source& source, int64_t start, int64_t stop) {
-  if (start < 0 || stop < start || stop > source.n_rows)
-    throw std::invalid_argument("rows [" + std::to_string(start) + ", " + std::to_string(stop) + ") of " +
-                                std::to_string(source.n_rows));
-  require_values(source);
-}
-
-// Calls take(reader, tile) for rows [start, stop), in order, and gives their pages back.
-template <class Take>
-void walk_rows(const Source& source, int64_t start, int64_t stop, Take take) {
-  const FaultGuard guard;
-  const SourceReader reader(source, false, kernels());
-  const int64_t step = rows_at_a_time(reader, start, stop);
-  for (int64_t row = start; row < stop && source.n_cols > 0; row += step) {
-    const Tile tile{row, std::min(row + step, stop), 0, source.n_cols};
-    take(reader, tile);
-    for (const FileRange& range : reader.file_ranges(tile)) range.release();
-  }
-  InputFiles inputs;
-  inputs.add(source);
-  inputs.check_lost();
-}
-
-py::array_t<float> read_rows(const Source& source, int64_t start, int64_t stop) {
-  check_rows(source, start, stop);
-  py::array_t<float> rows({stop - start, source.n_cols});
-  float* const data = rows.mutable_data();
-  const py::gil_scoped_release released;
-  walk_rows(source, start, stop, [&](const SourceReader& reader, const Tile& tile) {
-    reader.read(tile, data + (tile.r0 - start) * source.n_cols);
-  });
-  return rows;
-}
-
-bool is_zero(const Source& source, int64_t start, int64_t stop) {
-  check_rows(source, start, stop);
-  const py::gil_scoped_release released;
-  bool zero = true;
-  std::vector<float> rows;
-  walk_rows(source, start, stop, [&](const SourceReader& reader, const Tile& tile) {
-    zero = zero && reader.read_max(tile, grown(rows, tile.elements())) == 0;
-  });
-  return zero;
 }
 
 void register_structs(py::module_& m) {
@@ -169,14 +112,6 @@ void register_structs(py::module_& m) {
       .def_readonly("base_norm", &DeltaStats::base_norm);
 }
 
-// The least scratch memory that a run of these jobs gets along with, in bytes.
-int64_t least_memory(const std::vector<Job>& jobs, size_t n_files) {
-  std::vector<std::unique_ptr<PreparedJob>> prepared;
-  for (size_t i = 0; i < jobs.size(); ++i)
-    prepared.push_back(std::make_unique<PreparedJob>(jobs[i], i, n_files, 0, kernels()));
-  return plan_memory(prepared, 1, true, 1).bytes;
-}
-
 void register_errors(py::module_& m) {
   static const py::handle non_finite = py::exception<NonFiniteValue>(m, "NonFiniteValue").release();
   static const py::handle input_changed = py::exception<InputChanged>(m, "InputChanged").release();
@@ -200,8 +135,25 @@ void register_errors(py::module_& m) {
 void register_engine(py::module_& m) {
   register_structs(m);
   register_errors(m);
-  m.def("read_rows", &read_rows, py::arg("source"), py::arg("start"), py::arg("stop"));
-  m.def("is_zero", &is_zero, py::arg("source"), py::arg("start"), py::arg("stop"));
+  m.def(
+      "read_rows",
+      [](const Source& source, int64_t start, int64_t stop) {
+        check_rows(source, start, stop);
+        py::array_t<float> rows({stop - start, source.n_cols});
+        float* const data = rows.mutable_data();
+        const py::gil_scoped_release released;
+        read_rows(source, start, stop, data, kernels());
+        return rows;
+      },
+      py::arg("source"), py::arg("start"), py::arg("stop"));
+  m.def(
+      "is_zero",
+      [](const Source& source, int64_t start, int64_t stop) {
+        check_rows(source, start, stop);
+        const py::gil_scoped_release released;
+        return is_zero(source, start, stop, kernels());
+      },
+      py::arg("source"), py::arg("start"), py::arg("stop"));
   m.def("reserve", &reserve, py::arg("descriptor"), py::arg("size"), py::call_guard<py::gil_scoped_release>());
   m.def(
       "rename_new",
@@ -216,14 +168,21 @@ void register_engine(py::module_& m) {
       },
       py::arg("one"), py::arg("other"));
   m.def("share_one_arena", &share_one_arena);
-  m.def("least_memory", &least_memory, py::arg("jobs"), py::arg("n_files"));
+  m.def(
+      "least_memory",
+      [](const std::vector<Job>& jobs, size_t n_files) { return least_memory(jobs, n_files, kernels()); },
+      py::arg("jobs"), py::arg("n_files"));
   py::class_<Run>(m, "Run")
       .def(py::init([](std::vector<Job> jobs, const std::vector<int>& files, int threads, const std::string& nonfinite,
                        int64_t tile_bytes, const std::string& isa, bool direct, int64_t max_memory,
                        const std::optional<std::vector<FinishedChunk>>& finished) {
-             RunOptions options{threads,    policy_by_name(nonfinite),
-                                tile_bytes, max_memory,
-                                direct,     isa.empty() ? &kernels() : &kernels(isa)};
+             RunOptions options;
+             options.n_threads = threads;
+             options.nonfinite = policy_by_name(nonfinite);
+             options.tile_bytes = tile_bytes;
+             options.max_memory = max_memory;
+             options.direct = direct;
+             options.kernels = isa.empty() ? &kernels() : &kernels(isa);
              options.keeps_ledger = finished.has_value();
              if (finished) options.finished = *finished;
              return std::make_unique<Run>(std::move(jobs), files, options);

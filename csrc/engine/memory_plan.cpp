@@ -71,4 +71,11 @@ MemoryPlan plan_memory(const std::vector<std::unique_ptr<PreparedJob>>& jobs, si
   return best;
 }
 
+int64_t least_memory(const std::vector<Job>& jobs, size_t n_files, const KernelTable& kernels) {
+  std::vector<std::unique_ptr<PreparedJob>> prepared;
+  for (size_t i = 0; i < jobs.size(); ++i)
+    prepared.push_back(std::make_unique<PreparedJob>(jobs[i], i, n_files, 0, kernels));
+  return plan_memory(prepared, 1, true, 1).bytes;
+}
+
 }  // namespace fastconv

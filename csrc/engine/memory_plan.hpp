@@ -25,4 +25,7 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const std::vector<std::unique_ptr<PreparedJob>>& jobs, size_t n_threads, bool direct,
                        int64_t max_bytes);
 
+// The least that a run of these jobs gets along with, in bytes. Throws std::invalid_argument.
+int64_t least_memory(const std::vector<Job>& jobs, size_t n_files, const KernelTable& kernels);
+
 }  // namespace fastconv
