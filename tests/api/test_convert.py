@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,11 @@ def test_tensors_are_lazy_and_exact(model: Path) -> None:
     for name, tensor in opened.tensors.items():
         assert (tensor.dtype, tensor.shape) == ("bf16", expected[name].shape)
         assert np.array_equal(tensor.numpy(), expected[name])
+
+
+def test_names_are_listed_before_they_are_imported() -> None:
+    script = "import fastconv; assert {*fastconv.__all__} <= {*dir(fastconv)}, dir(fastconv)"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_one_adapter_needs_no_list(model: Path, tmp_path: Path) -> None:
