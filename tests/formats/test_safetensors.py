@@ -123,6 +123,10 @@ MALFORMED = {
     ),
     "half a byte": (safetensors_bytes({"x": entry("F4", [3], 0, 2)}, bytes(2)), "size disagrees with dtype and shape"),
     "past the end": (safetensors_bytes({"x": F32}, bytes(7)), "data runs past the end of the file"),
+    "far past the end": (
+        safetensors_bytes({"x": entry("F32", [2], 1 << 40, (1 << 40) + 8), "y": entry("F32", [2], 8, 16)}, bytes(16)),
+        "tensor x: data runs past the end of the file: found 16 bytes of data, expected at least 1099511627784",
+    ),
     "overlap": (
         safetensors_bytes({"x": F32, "y": entry("F32", [2], 4, 12)}, bytes(12)),
         "tensor y: overlaps the tensor before it: found begin 4, expected 8",

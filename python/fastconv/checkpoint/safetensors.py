@@ -100,8 +100,7 @@ def _brief(value: Any) -> str:
 def _check_spans(storage: FileStorage, spans: list[tuple[int, int, str]], data_bytes: int) -> None:
     """The tensors' bytes follow each other without overlap or hole and fill the file."""
     spans.sort()
-    at = 0
-    for begin, end, name in spans:
+    for _, end, name in spans:  # first: a wrong offset leaves a hole, which says less
         if end > data_bytes:
             raise CheckpointError(
                 "data runs past the end of the file",
@@ -111,6 +110,8 @@ def _check_spans(storage: FileStorage, spans: list[tuple[int, int, str]], data_b
                 expected=f"at least {end}",
                 fix="download or copy it again",
             )
+    at = 0
+    for begin, end, name in spans:
         if begin != at:
             problem = "overlaps the tensor before it" if begin < at else "is preceded by bytes of no tensor"
             raise CheckpointError(
