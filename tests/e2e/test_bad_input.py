@@ -183,6 +183,16 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, tuple[str
         1,
         ("lora_", "found", "expected"),
     ),
+    "an adapter in the model's place": (
+        lambda f: [
+            add_adapter(f),
+            (f / "adapter" / "adapter_model.safetensors").replace(f / "model.safetensors"),
+            (f / "config.json").unlink(),
+        ],
+        (),
+        1,
+        ("config.json: is missing", "this is an adapter: give it with --lora"),
+    ),
     "no target folder": (lambda f: None, ("--outfile", "{folder}/nowhere/out.gguf"), 1, ("nowhere", "does not exist")),
     "target is a folder": (lambda f: None, ("--outfile", "{folder}"), 1, ("is a folder",)),
     "target exists": (

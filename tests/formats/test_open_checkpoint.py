@@ -73,7 +73,9 @@ def test_nothing_to_open(tmp_path: Path) -> None:
     assert "holds no weights: found an empty folder, expected model*.safetensors" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "adapter_model.bin").write_bytes(b"x")
-    assert "holds no weights: found adapter_model.bin, config.json, expected model*.safetensors" in refusal(tmp_path)
+    refused = refusal(tmp_path)
+    assert "holds no weights: found adapter_model.bin, config.json, expected model*.safetensors" in refused
+    assert refused.endswith("; this is an adapter: give it with --lora")
     torch.save(W, tmp_path / "a.pth")
     torch.save(W, tmp_path / "b.pt")
     assert "holds several weight files: found a.pth, b.pt; name the one to read" in refusal(tmp_path)

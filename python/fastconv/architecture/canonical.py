@@ -24,6 +24,7 @@ from fastconv.errors import ArchitectureError, CheckpointError
 from fastconv.types import TYPES
 
 _META_EMBEDDING = "tok_embeddings.weight"
+_ADAPTER = "this is an adapter: give it with --lora"
 _CONFIG = "config.json"
 
 
@@ -83,8 +84,11 @@ def _exists(rule: TensorRule, hparams: Hyperparameters) -> bool:
 def _from_hf(checkpoint: Checkpoint) -> CanonicalModel:
     config_path = os.path.join(checkpoint.directory, "config.json")
     if not checkpoint.config:
+        is_adapter = any(".lora_" in name for name in checkpoint.tensors)
         raise ArchitectureError(
-            "is missing: it names the architecture and its sizes", file=config_path, fix="put it beside the weights"
+            "is missing: it names the architecture and its sizes",
+            file=config_path,
+            fix=_ADAPTER if is_adapter else "put it beside the weights",
         )
     spec = spec_for(checkpoint.config, config_path)
     tensors = _wanted(checkpoint.tensors, spec.ignored, checkpoint.path)
@@ -336,7 +340,7 @@ def _surplus(checkpoint: Checkpoint, path: str, name: str, hparams: Hyperparamet
     elif name.endswith((".weight_scale", ".weight_scale_inv", ".qweight", ".scales", ".absmax")):
         fix = "quantized checkpoints are not a source: start from the unquantized model"
     elif ".lora_" in name:
-        fix = "this is an adapter: give it with --lora"
+        fix = _ADAPTER
     match = re.search(r"\.(\d+)\.", name)
     if match and int(match[1]) >= hparams.n_layer:
         fix = f"{settings} says {hparams.n_layer} layers"

@@ -103,7 +103,12 @@ def _open_directory(path: str) -> Checkpoint:
         file=path,
         found=", ".join(names[:6]) or "an empty folder",
         expected=_LOOKED_FOR,
+        fix="this is an adapter: give it with --lora" if any(map(_is_adapter, names)) else None,
     )
+
+
+def _is_adapter(name: str) -> bool:
+    return name.startswith("adapter_model.")
 
 
 def _find_family(directory: str, names: list[str], stem: str, suffix: str) -> ShardSet | None:
