@@ -197,7 +197,7 @@ bool Comparer::is_rounding(Type type, const float* source, const std::byte* in_f
   f16.encode(source, halves, n);
   f16.decode(halves, near, n);
   if (matches()) return true;
-  uint32_t state = 1;
+  uint32_t state = 1;  // a linear congruential generator's (Numerical Recipes): every run tries the same
   for (int k = 0; k < kTries; ++k) {
     for (int64_t j = 0; j < n; ++j) {
       state = state * 1664525u + 1013904223u;

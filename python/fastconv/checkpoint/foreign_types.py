@@ -6,6 +6,10 @@ decodes. What fastconv converts stands in the type table alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+from fastconv.errors import CheckpointError
 from fastconv.types import TYPES
 
 # Bits of one element. Source: safetensors 0.6, enum Dtype; c128 is torch's alone.
@@ -63,3 +67,17 @@ def stored_bytes(type_name: str, n_elements: int) -> int | None:
         return (n_elements * ELEMENT_BITS[type_name] + 7) // 8
     block = block_of(type_name)
     return None if block is None else -(-n_elements // block[0]) * block[1]
+
+
+def checked_bytes(shape: Sequence[int], type_name: str, block: tuple[int, int], *, file: str, tensor: str) -> int:
+    """Bytes of a tensor. block: of its type. Raises CheckpointError where its rows do not divide into blocks."""
+    n_cols = shape[-1] if shape else 1
+    if n_cols % block[0]:
+        raise CheckpointError(
+            f"rows do not divide into {type_name} blocks",
+            file=file,
+            tensor=tensor,
+            found=f"{n_cols} columns",
+            expected=f"a multiple of {block[0]}",
+        )
+    return math.prod(shape) // block[0] * block[1]

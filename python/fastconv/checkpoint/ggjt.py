@@ -6,13 +6,12 @@ Source: llama.cpp's llama-util.h and llama.cpp of March to August 2023; the vers
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 from typing import Any
 
 from fastconv.checkpoint.cursor import Cursor
-from fastconv.checkpoint.foreign_types import block_of, ggml_type_name
+from fastconv.checkpoint.foreign_types import block_of, checked_bytes, ggml_type_name
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.limits import check_tensor_count
 from fastconv.checkpoint.marks import GGML_FAMILIES
@@ -183,28 +182,12 @@ def _tensor(cursor: Cursor, container: str, version: int, ftype: int) -> LazyTen
         raise CheckpointError(
             f"type is unknown to {container} version {version}", file=storage.path, tensor=name, found=type_id
         )
-    if shape[-1] % block[0]:
-        raise CheckpointError(
-            f"rows do not divide into {type_name} blocks",
-            file=storage.path,
-            tensor=name,
-            found=f"{shape[-1]} columns",
-            expected=f"a multiple of {block[0]}",
-        )
+    size = checked_bytes(shape, type_name, block, file=storage.path, tensor=name)
     begin = cursor.position
     if container == "ggjt":
         begin = -(-begin // ALIGNMENT) * ALIGNMENT
-    end = begin + math.prod(shape) // block[0] * block[1]
-    if end > storage.size:
-        raise CheckpointError(
-            "data runs past the end of the file",
-            file=storage.path,
-            tensor=name,
-            found=f"{storage.size} bytes",
-            expected=f"at least {end}",
-            fix="download or copy it again",
-        )
-    cursor.position = end
+    storage.check_tensor(name, begin + size)
+    cursor.position = begin + size
     return LazyTensor.stored(name, type_name, shape, storage, begin)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastconv.checkpoint import marks
 from fastconv.checkpoint.cursor import Cursor, KeptCursor
-from fastconv.checkpoint.foreign_types import block_of, ggml_type_name
+from fastconv.checkpoint.foreign_types import block_of, checked_bytes, ggml_type_name
 from fastconv.checkpoint.gguf_array import ARRAY, BOOL, SCALARS, STRING, value_of
 from fastconv.checkpoint.lazy_tensor import LazyTensor
 from fastconv.checkpoint.limits import MAX_HEADER_MEMORY, check_tensor_count, text_width
@@ -208,25 +208,8 @@ def _tensors(
             )
         size = 0
         if block is not None:
-            n_cols = shape[-1] if shape else 1
-            if n_cols % block[0]:
-                raise CheckpointError(
-                    f"rows do not divide into {type_name} blocks",
-                    file=storage.path,
-                    tensor=name,
-                    found=f"{n_cols} columns",
-                    expected=f"a multiple of {block[0]}",
-                )
-            size = math.prod(shape) // block[0] * block[1]
-        if data_start + offset + size > storage.size:
-            raise CheckpointError(
-                "data runs past the end of the file",
-                file=storage.path,
-                tensor=name,
-                found=f"{storage.size} bytes",
-                expected=f"at least {data_start + offset + size}",
-                fix="download or copy it again",
-            )
+            size = checked_bytes(shape, type_name, block, file=storage.path, tensor=name)
+        storage.check_tensor(name, data_start + offset + size)
         spans.append((offset, offset + size, name))
         tensors[name] = LazyTensor.stored(name, type_name, shape, storage, data_start + offset)
     spans.sort()

@@ -84,6 +84,18 @@ class FileStorage:
                 fix="download or copy it again",
             )
 
+    def check_tensor(self, name: str, end: int) -> None:
+        """Raises CheckpointError when the file ends before a tensor's data do. end: offset behind them."""
+        if end > self.size:
+            raise CheckpointError(
+                "data runs past the end of the file",
+                file=self.path,
+                tensor=name,
+                found=f"{self.size} bytes",
+                expected=f"at least {end}",
+                fix="download or copy it again",
+            )
+
     def check_unchanged(self) -> None:
         """Raises CheckpointError if the file has been written to since it was opened."""
         try:
