@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.engine import Progress
-from fastconv.errors import CheckpointError, system_errors_told
+from fastconv.errors import CheckpointError, UsageError, system_errors_told
 from fastconv.layout.commit import commit_all
 from fastconv.layout.kept_file import forget_kept, kept_bytes
 from fastconv.layout.laid_out import LaidOut
@@ -138,6 +139,10 @@ def prepare(request: ConvertRequest) -> Preparation:
         for file_type in file_types
         for laid_out in source.layout.lay_out(contents, file_type, recipe)
     )
+    for first, second in itertools.pairwise(sorted(file.path for file in files)):
+        if first == second:
+            found = f"{first} for {', '.join(request.outtypes)}"
+            raise UsageError("two outputs would have one name", found=found, fix="ask for one of them")
     check_targets(
         {file.path: file.laid_out.size - _kept_bytes(request, file) for file in files},
         _input_files(request, source.checkpoint, adapted.tensors),

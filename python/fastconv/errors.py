@@ -55,10 +55,13 @@ class FastconvError(Exception):
 
     def _line(self) -> str:
         # Names as they are: an odd one must be found again.
-        where = [self.file, self.tensor and f"tensor {shortened(self.tensor, LONGEST_NAME)}"]
+        where = [
+            self.file if self.file != "" else "''",
+            self.tensor and f"tensor {shortened(self.tensor, LONGEST_NAME)}",
+        ]
         line = shortened(self.what, _LONGEST_PART)
         sides = [
-            f"{label} {shortened(str(value), _LONGEST_PART)}"
+            f"{label} {shortened(str(value), _LONGEST_PART) or repr('')}"
             for label, value in (("found", self.found), ("expected", self.expected))
             if value is not None
         ]

@@ -153,6 +153,18 @@ class ConvertRequest:
         """Options that not every format has, and those that exclude one another."""
         if self.weights_format is not None and self.layout != "hf":
             raise UsageError("--format is for --to hf", found=f"--to {self.to}")
+        if self.shard_size != DEFAULT_SHARD_SIZE and not (TARGETS[self.to][0] == "hf" and self.is_folder_target):
+            raise UsageError("--shard-size is for folders of --to hf", found=self._target_in_words())
+        if self.litgpt_layout != LITGPT_LAYOUTS[0] and TARGETS[self.to][0] != "litgpt":
+            raise UsageError("--litgpt-layout is for --to litgpt", found=f"--to {self.to}")
+        for option, given in (
+            ("--lora-alpha", self.lora_alpha),
+            ("--lora-r", self.lora_r),
+            ("--lora-qkv", self.lora_qkv),
+            ("--lora-layout", self.lora_layout),
+        ):
+            if given is not None and not self.adapters:
+                raise UsageError(f"{option} is about an adapter", fix="give it with --lora")
         if self.provenance and not self._has_place_for_provenance():
             raise UsageError("--provenance is for GGUF and safetensors", found=f"--to {self.to}")
         if self.resume and not self.sync:
@@ -173,6 +185,9 @@ class ConvertRequest:
                 found=self.outfile,
                 fix="put {type} where the type belongs",
             )
+
+    def _target_in_words(self) -> str:
+        return f"--to {self.to}" if self.outfile is None else f"--to {self.to} --outfile {self.outfile}"
 
     def _check_recipe(self) -> None:
         if any(pattern == "" for pattern, _ in self.tensor_types):
@@ -246,10 +261,13 @@ def adapter_pairs(adapters: Adapters) -> tuple[tuple[str, float], ...]:
 
 def byte_size(value: int | str, option: str) -> int:
     """5GB, 500MB, 64K or a number of bytes: powers of 1000, or 1024 as in GiB. Raises UsageError for others."""
-    match = re.fullmatch(r"(\d{1,30}(?:\.\d{1,30})?) *(?:([KMGT])(I?)B?|B?)", str(value).upper())
+    match = re.fullmatch(r"([0-9]{1,30})(?:\.([0-9]{1,30}))? *(?:([KMGT])(I?)B?|B?)", str(value).upper())
     if match is None:
         raise UsageError(f"{option} is no size", found=value, expected="a number of bytes, or one like 5GB")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " "))
+    unit: int = (1024 if match[4] else 1000) ** " KMGT".index(match[3] or " ")
+    fraction = match[2] or "0"
+    whole: int = 10 ** len(fraction)
+    return int(match[1]) * unit + int(fraction) * unit // whole
 
 
 def split_tensor_type(text: str) -> tuple[str, str]:

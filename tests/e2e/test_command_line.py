@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from fastconv.cli import main
+from fastconv.request import byte_size
 from tests import models
 from tests.e2e.conftest import write_adapter
 
@@ -224,6 +225,22 @@ def test_inspect(model: Path, capsys: pytest.CaptureFixture[str], json_too: bool
         (["convert", "x", "--max-memory", "9" * 400 + "T"], "--max-memory is no size"),
         (["convert", "x", "--to", "hf", "--shard-size", "9" * 30], "--shard-size is out of range"),
         (["convert", "x", "--to", "hf", "--shard-size", "some"], "--shard-size is no size"),
+        (["convert", "x", "--max-memory", ""], "--max-memory is no size: found '', expected a number"),
+        (["convert", "x", "--max-memory", "\u0663M"], "--max-memory is no size"),
+        (["convert", "x", "--max-memory", "9" * 29], f"--max-memory is out of range: found {'9' * 29}, expected 1 to "),
+        (["convert", "x", "--max-memory", "0.0001K"], "--max-memory is out of range: found 0, expected 1 to "),
+        (["convert", "x", "--shard-size", "1MB"], "--shard-size is for folders of --to hf: found --to gguf"),
+        (
+            ["convert", "x", "--to", "hf", "-o", "x.safetensors", "--shard-size", "1MB"],
+            "--shard-size is for folders of --to hf: found --to hf --outfile x.safetensors",
+        ),
+        (["convert", "x", "--litgpt-layout", "interleaved"], "--litgpt-layout is for --to litgpt: found --to gguf"),
+        (["convert", "x", "--lora-alpha", "16"], "--lora-alpha is about an adapter; give it with --lora"),
+        (["convert", "x", "--lora-qkv", "q,v"], "--lora-qkv is about an adapter; give it with --lora"),
+        (
+            ["verify", "x", "--concurrency", "9" * 20],
+            f"--concurrency is out of range: found {'9' * 20}, expected 1 to ",
+        ),
     ],
 )
 def test_wrong_usage_is_2_and_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,6 +295,35 @@ def test_a_reader_that_went_away_is_told_nothing(model: Path) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_two_outputs_of_one_name(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """auto of a quantized file is called as it says of itself."""
+    assert main(["convert", str(model), "--outtype", "q8_0", "-o", str(model / "source.gguf"), "--quiet"]) == 0
+    before = sorted(model.iterdir())
+    arguments = ["convert", str(model / "source.gguf"), "--outtype", "auto,q8_0", "-o", str(model / "{type}.gguf")]
+    for more in ([], ["--overwrite"], ["--dry-run"]):
+        assert main([*arguments, *more]) == 2
+        found = f"{model / 'q8_0.gguf'} for auto, q8_0"
+        line = f"fastconv: error: two outputs would have one name: found {found}; ask for one of them\n"
+        assert capsys.readouterr().err == line
+    assert sorted(model.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("size", "n_bytes"),
+    [
+        ("1.5K", 1500),
+        ("1500", 1500),
+        ("1.5 kb", 1500),
+        ("1.5KiB", 1536),
+        ("0.25Ti", 1 << 38),
+        ("1152921504606846975", (1 << 60) - 1),  # float64 would round it
+        ("1.9", 1),
+    ],
+)
+def test_sizes(size: str, n_bytes: int) -> None:
+    assert byte_size(size, "--max-memory") == n_bytes
 
 
 @pytest.mark.parametrize("closed", [(2,), (0, 2), (0, 1, 2)])

@@ -70,8 +70,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _request(arguments: argparse.Namespace) -> ConvertRequest | None:
     """Raises UsageError where the options do not make sense."""
-    if arguments.concurrency is not None and arguments.concurrency < 1:
-        raise UsageError("--concurrency is out of range", found=arguments.concurrency, expected="1 or more")
     if arguments.against is None:
         given = [*given_options(arguments), *(["--imatrix"] if arguments.imatrix is not None else [])]
         if given:

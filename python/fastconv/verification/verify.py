@@ -15,7 +15,7 @@ from fastconv.layout.sha256_file import SUFFIX, sha256, sum_beside
 from fastconv.paths import exists, is_file, is_folder
 from fastconv.plan.job import TensorJob, TensorOutput
 from fastconv.record import record
-from fastconv.request import Adapters, ConvertRequest, adapter_pairs
+from fastconv.request import MOST_THREADS, Adapters, ConvertRequest, adapter_pairs
 from fastconv.types import TYPES
 from fastconv.verification.expected import Expected, expected, request_for
 from fastconv.verification.findings import TensorCheck, Verification
@@ -60,6 +60,8 @@ def verify_request(
 ) -> Verification:
     """verify() with all options of a conversion. request: of the source; its target and types are the file's."""
     started = time.perf_counter()
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UsageError("--concurrency is out of range", found=threads, expected=f"1 to {MOST_THREADS}")
     engine.instruction_set()
     threads = threads or engine.default_threads()
     checksum, findings = _checksums(path)
