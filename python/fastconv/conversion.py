@@ -18,7 +18,7 @@ from fastconv.architecture.spec import CanonicalModel, NamedModel
 from fastconv.checkpoint.checkpoint import Checkpoint
 from fastconv.checkpoint.open import open_checkpoint
 from fastconv.engine import Progress
-from fastconv.errors import CheckpointError, UsageError, system_errors_told
+from fastconv.errors import CheckpointError, OutputError, UsageError, system_errors_told
 from fastconv.layout.commit import commit_all
 from fastconv.layout.kept_file import forget_kept, kept_bytes
 from fastconv.layout.laid_out import LaidOut
@@ -29,7 +29,7 @@ from fastconv.layout.sha256_file import SUFFIX, sum_line
 from fastconv.layout.target_check import check_targets
 from fastconv.layout.targets import Contents, Layout, layout_for
 from fastconv.memory_bounds import check_vocabulary_room, scratch_bound
-from fastconv.paths import exists, is_folder
+from fastconv.paths import exists, is_file, is_folder
 from fastconv.plan.file_types import FileType, auto_file_type, file_type
 from fastconv.plan.importance import with_importance
 from fastconv.plan.job import TensorJob, TensorOutput
@@ -149,6 +149,8 @@ def prepare(request: ConvertRequest) -> Preparation:
         overwrite=request.overwrite,
         folders={file.folder for file in files if file.folder is not None},
     )
+    if request.checksum:
+        _check_sums(file.path + SUFFIX for file in files)
     jobs = _jobs(contents, [file.laid_out for file in files])
     jobs, importance_notes = with_importance(jobs, [file.type for file in files], recipe.imatrix)
     check_types(jobs)
@@ -393,6 +395,13 @@ def vocabulary_of(request: ConvertRequest, checkpoint: Checkpoint, model: NamedM
     return load_vocabulary(
         request.vocab_dir or model.directory, model.hparams.n_vocab, request.vocab_kind, config=model.config
     )
+
+
+def _check_sums(paths: Iterable[str]) -> None:
+    """Sums of older files are replaced, and nothing else of that name."""
+    for path in paths:
+        if os.path.lexists(path) and not is_file(path):
+            raise OutputError("is no regular file", file=path, fix="move it away, or leave --checksum out")
 
 
 def _stale_sums(paths: Iterable[str]) -> Iterator[str]:

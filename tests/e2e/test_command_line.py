@@ -297,6 +297,25 @@ def test_a_reader_that_went_away_is_told_nothing(model: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_no_folder_is_replaced_by_a_checksum(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model / "out.gguf.sha256").mkdir()
+    (model / "out.gguf.sha256" / "kept").touch()
+    assert main(["convert", str(model), "-o", str(model / "out.gguf"), "--checksum", "--overwrite"]) == 1
+    line = f"fastconv: error: {model / 'out.gguf.sha256'}: is no regular file; move it away, or leave --checksum out\n"
+    assert capsys.readouterr().err == line
+    assert (model / "out.gguf.sha256" / "kept").exists()
+    assert not [path for path in model.iterdir() if path.name.startswith((".", "out.gguf")) and path.is_file()]
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    """What it is called is written as text all the same, as terminals show it."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/My\xffModel"))
+    models.write_hf(folder, SHAPE)
+    assert main(["convert", str(folder), "-o", str(tmp_path / "out.gguf"), "--quiet"]) == 0
+    name = gguf.GGUFReader(tmp_path / "out.gguf").fields["general.name"].contents()
+    assert name == "My\ufffdModel"
+
+
 def test_two_outputs_of_one_name(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """auto of a quantized file is called as it says of itself."""
     assert main(["convert", str(model), "--outtype", "q8_0", "-o", str(model / "source.gguf"), "--quiet"]) == 0

@@ -174,8 +174,15 @@ class _Authorship:
         else:
             value_type = GGUFValueType.ARRAY if field in self._ARRAYS else GGUFValueType.STRING
         return lambda *entry_and_value: self._values.set(
-            key.format(id=entry_and_value[0]) if len(entry_and_value) > 1 else key, value_type, entry_and_value[-1]
+            key.format(id=entry_and_value[0]) if len(entry_and_value) > 1 else key,
+            value_type,
+            _as_text(entry_and_value[-1]),
         )
+
+
+def _as_text(value: Any) -> Any:
+    """Names of folders need not be UTF-8, which GGUF's texts are."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if isinstance(value, str) else value
 
 
 def _add_authorship(values: KeyValues, model: CanonicalModel, n_params: int) -> None:
