@@ -444,6 +444,8 @@ def _input_files(request: ConvertRequest, checkpoint: Checkpoint, tensors: Mappi
         for tensor in (merged.base, *(factor for delta in merged.deltas for factor in delta.factors)):
             files |= dict.fromkeys(tensor.files)
     vocab_dir = request.vocab_dir or checkpoint.directory
+    if not is_folder(vocab_dir):  # one of the tokenizer's files
+        vocab_dir = os.path.dirname(vocab_dir) or "."
     above = os.path.join(vocab_dir, os.pardir)
     for folder in (checkpoint.directory, vocab_dir, above, *(path for path, _ in request.adapters)):
         if not is_folder(folder):

@@ -316,6 +316,14 @@ def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
     assert name == "My\ufffdModel"
 
 
+def test_a_file_of_the_tokenizer_stands_for_its_folder(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model)
+    for number, given in enumerate((".", "tokenizer.model", str(model / "tokenizer.model"))):
+        assert main(["convert", ".", "--vocab-dir", given, "-o", f"{number}.gguf", "--quiet"]) == 0
+    assert Path("0.gguf").read_bytes() == Path("1.gguf").read_bytes() == Path("2.gguf").read_bytes()
+    assert main(["convert", ".", "--vocab-dir", "tokenizer.model", "-o", "config.json", "--overwrite"]) == 1
+
+
 def test_two_outputs_of_one_name(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """auto of a quantized file is called as it says of itself."""
     assert main(["convert", str(model), "--outtype", "q8_0", "-o", str(model / "source.gguf"), "--quiet"]) == 0
