@@ -168,6 +168,7 @@ void register_engine(py::module_& m) {
       },
       py::arg("one"), py::arg("other"));
   m.def("share_one_arena", &share_one_arena);
+  m.def("return_free_memory", &return_free_memory);
   m.def(
       "least_memory",
       [](const std::vector<Job>& jobs, size_t n_files) { return least_memory(jobs, n_files, kernels()); },

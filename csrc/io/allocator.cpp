@@ -13,6 +13,12 @@ void share_one_arena() {
 #endif
 }
 
+void return_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 bool ReservedSpace::reserve(int64_t n_bytes) {
   release();
   if (n_bytes <= 0) return true;

@@ -10,6 +10,9 @@ namespace fastconv {
 // For processes whose address space is limited; the engine allocates seldom.
 void share_one_arena();
 
+// What was freed goes back to the system, as far as the C library keeps it: tokenizers leave holes of many megabytes.
+void return_free_memory();
+
 // Address space that nobody else gets while this lives; it takes no memory.
 class ReservedSpace {
  public:

