@@ -369,6 +369,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path, closed: tupl
     assert (tmp_path / "opened").read_bytes() == b""
 
 
+@pytest.mark.memory
 @pytest.mark.parametrize("megabytes", [24, 60])
 @pytest.mark.parametrize("arguments", [["convert", "MODEL"], ["--version"]])
 def test_a_limit_of_data_is_told_rather_than_met(model: Path, megabytes: int, arguments: list[str]) -> None:
