@@ -179,3 +179,24 @@ def test_configuration_that_is_wrong(config: dict[str, Any], message: str | None
         return
     with pytest.raises(VocabularyError, match=message):
         load_vocabulary(folder, 320)
+
+
+@pytest.mark.parametrize(
+    "value", [[], {}, [1], ["a"], {"a": 1}, 1, "x", [[]], [{}], [{"content": 5, "id": 1}]], ids=repr
+)
+@pytest.mark.parametrize("key", ["added_tokens", "unk_token", "vocab", "merges", "continuing_subword_prefix"])
+def test_values_of_other_types_are_left_to_the_library(
+    edit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    """The message is that of the whole file, whose lines and columns it names."""
+
+    def change(found: dict[str, Any]) -> None:
+        (found if key == "added_tokens" else found["model"])[key] = value
+
+    folder = edit(change)
+    with pytest.raises(VocabularyError) as raised:
+        load_vocabulary(folder, 320)
+    monkeypatch.setattr(bpe, "pruned", lambda *_: None)
+    with pytest.raises(VocabularyError) as expected:
+        load_vocabulary(folder, 320)
+    assert str(raised.value) == str(expected.value)

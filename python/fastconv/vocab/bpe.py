@@ -144,8 +144,7 @@ def _open(files: TokenizerFiles, *, whole: bool = False) -> Tokenizer:
     texts = [check_text, found.get("added_tokens")]
     texts += [files.object(name) for name in ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")]
     check_growth(path, found, len(json.dumps(texts)))
-    configured = _configured_tokens(files)
-    added = [*_contents(found.get("added_tokens")), *(token.content for token in configured)]
+    added = _added_texts(files)
     names = _named_tokens(files, _NAMED + _MORE)
     join_merges(model)
     try:
@@ -154,13 +153,15 @@ def _open(files: TokenizerFiles, *, whole: bool = False) -> Tokenizer:
     except Exception as error:
         if type(error) is not Exception:
             raise
+        if not whole:
+            return _open(files, whole=True)  # the library is to speak of the lines and columns of the file
         # All that `tokenizers` raises for a malformed file.
         raise VocabularyError("is not a tokenizer", file=path, found=str(error)) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     known = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
     config = files.object("tokenizer_config.json") or {}
-    tokenizer.add_tokens([token for token in configured if repr(token) not in known])
+    tokenizer.add_tokens([token for token in _configured_tokens(files) if repr(token) not in known])
     present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens([AddedToken(name, special=True) for name in names if name not in present])
     if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
@@ -170,9 +171,13 @@ def _open(files: TokenizerFiles, *, whole: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def _contents(tokens: Any) -> list[str]:
-    found = [token.get("content") for token in tokens if isinstance(token, dict)] if isinstance(tokens, list) else []
-    return [content for content in found if isinstance(content, str)]
+def _added_texts(files: TokenizerFiles) -> list[str]:
+    """Contents of added tokens wherever they stand, before anything is known of those files but that they are JSON."""
+    listed = (files.object(TOKENIZER_JSON) or {}).get("added_tokens")
+    decoder = (files.object("tokenizer_config.json") or {}).get("added_tokens_decoder")
+    tokens = [*(listed if isinstance(listed, list) else ()), *(decoder.values() if isinstance(decoder, dict) else ())]
+    contents = [token.get("content") for token in tokens if isinstance(token, dict)]
+    return [text for text in (*contents, *(files.object("added_tokens.json") or {})) if isinstance(text, str)]
 
 
 def _tokenizer_class(config: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ def pruned(found: Mapping[str, Any], texts: Iterable[str], names: Collection[str
     needed = _needed(merges, vocab, met)
     if needed is None:
         return None
-    kept = met.union(names, (f"<0x{byte:02X}>" for byte in range(256)), [model.get("unk_token")])
+    kept = met.union(names, (f"<0x{byte:02X}>" for byte in range(256)), [str(model.get("unk_token"))])
     small = {text if text in kept else f"{_COUNTED}{n}": token_id for n, (text, token_id) in enumerate(vocab.items())}
     return json.dumps({**found, "model": {**model, "vocab": small, "merges": needed}})
 
